@@ -1,0 +1,406 @@
+"""The glue: `create_app(settings)`, the one list of features, security headers, error pages, health."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from flask import Blueprint, Flask, Response, g, jsonify, make_response, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from flask_login import LoginManager
+from flask_wtf.csrf import CSRFError, CSRFProtect
+from jinja2 import StrictUndefined
+from werkzeug.exceptions import HTTPException, SecurityError
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import IntegerConverter
+
+from config.settings import ROOT, Settings
+
+from . import badges, clock, guard, language, navigation
+from .access import Role
+from .db import Database
+from .desk.models import Leader
+from .guard import Portal, public
+from .language import HTML_LANG, N_
+from .policy import Policy, load_policy
+from .sentences import NotFound, Refusal, Sentence
+from .signin.views import blueprint as signin
+
+# The one list of features. A new one is added here and nowhere else.
+FEATURES: list[Blueprint] = [signin]
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; object-src 'none'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+HSTS = "max-age=31536000; includeSubDomains"
+HEARTBEAT_SECONDS = 60
+MOST_UPLOADED = 1024 * 1024  # bytes; no form takes files yet
+LARGEST_ID = 2**31 - 1
+DATABASE_AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+requests_log = logging.getLogger("compute_portal.requests")
+incidents_log = logging.getLogger("compute_portal.incidents")
+
+
+class RowId(IntegerConverter):
+    """`<int:id>` in an address: what no row can have is 404, not an overflow in the database."""
+
+    def __init__(self, map: Any) -> None:
+        super().__init__(map, min=0, max=LARGEST_ID)
+
+
+def create_app(settings: Settings, database: Database | None = None, policy: Policy | None = None) -> Flask:
+    """The web app. Refuses to start when a route does not say who may open it."""
+    app = Flask("compute_portal", root_path=str(Path(__file__).parent))
+    app.extensions["portal"] = Portal(
+        settings, database or Database(settings.database_url), policy or load_policy(settings.policy_file)
+    )
+    app.config.update(
+        SECRET_KEY=settings.secret_key,
+        DEBUG=settings.debug,
+        TESTING=settings.env == "test",
+        # SERVER_NAME only builds addresses outside a request; who may ask is TRUSTED_HOSTS.
+        SERVER_NAME=settings.public_host,
+        PREFERRED_URL_SCHEME="https" if settings.secure else "http",
+        TRUSTED_HOSTS=[settings.public_host],
+        PROVIDE_AUTOMATIC_OPTIONS=False,
+        MAX_CONTENT_LENGTH=MOST_UPLOADED,
+        SESSION_COOKIE_NAME=f"{settings.cookie_name}-form",
+        SESSION_COOKIE_SECURE=settings.secure,
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_PATH="/",
+        # The token lives as long as the cookie it is bound to, which is renewed at sign-in and sign-out.
+        WTF_CSRF_TIME_LIMIT=None,
+        WTF_I18N_ENABLED=False,
+        REMEMBER_COOKIE_NAME=f"{settings.cookie_name}-unused",
+    )
+    app.url_map.converters["int"] = RowId
+    if settings.trusted_proxies:
+        hops = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
+    _speak(app)
+    app.before_request(_begin)
+    app.before_request(guard.check)
+    CSRFProtect(app)
+    _know_people(app)
+    app.after_request(_end)
+    app.teardown_request(guard.end_request)
+    for feature in FEATURES:
+        app.register_blueprint(feature)
+    app.add_url_rule("/healthz", view_func=healthz)
+    app.add_url_rule("/readyz", view_func=readyz)
+    public(app.view_functions["static"])
+    _answer_errors(app)
+    guard.check_every_route(app)
+    return app
+
+
+def _know_people(app: Flask) -> None:
+    """flask-login asks us who a request comes from; its own cookies and session entries are not used."""
+    login = LoginManager()
+    login.session_protection = None
+    login.init_app(app)
+    login.request_loader(lambda _request: guard.person())
+
+
+# -- words and pictures for templates
+
+
+def _speak(app: Flask) -> None:
+    env = app.jinja_env
+    env.undefined = StrictUndefined
+    env.trim_blocks = env.lstrip_blocks = True
+    env.add_extension("jinja2.ext.i18n")
+    env.install_gettext_callables(  # type: ignore[attr-defined]
+        gettext=lambda text: language.gettext(guard.language(), text),
+        ngettext=lambda one, many, n: language.ngettext(guard.language(), one, many, n),
+        newstyle=True,
+    )
+    env.filters.update(
+        amount=lambda micro: "–" if micro is None else language.amount(micro, guard.language()),
+        clock_duration=language.clock_duration,
+        count=lambda number: language.count(number, guard.language()),
+        day=lambda value, **options: language.day(value, guard.language(), **options),
+        duration=lambda seconds: language.duration(seconds, guard.language()),
+        exact=language.exact,
+        hours=lambda seconds: language.hours(seconds, guard.language()),
+        hours_exact=lambda seconds: language.hours_exact(seconds, guard.language()),
+        moment=lambda instant: language.moment(instant, guard.language(), guard.now()),
+        money=lambda micro: language.money(micro, guard.language()),
+        month_name=lambda month: language.month_name(month, guard.language()),
+        name_of=name_of,
+        percent=language.percent,
+        say=say,
+        translated=lambda text: language.gettext(guard.language(), str(text)),
+    )
+    env.globals.update(
+        badge=badges.badge,
+        happened=badges.happened,
+        html_lang=lambda: HTML_LANG[guard.language()],
+        home=guard.home,
+        is_current=navigation.is_current,
+        language=guard.language,
+        navigation=lambda: navigation.entries_for(guard.person()),
+        now=guard.now,
+        other_page=_other_page,
+        person=guard.person,
+        role_names=ROLE_NAMES,
+        settings=app.extensions["portal"].settings,
+        static=_static,
+        theme=guard.theme,
+        this_page=guard.this_page,
+    )
+
+
+ROLE_NAMES: dict[Role, str] = {
+    Role.MEMBER: N_("member"),
+    Role.MANAGER: N_("enterprise manager"),
+    Role.OPERATOR: N_("operator"),
+    Role.FINANCE: N_("finance"),
+    Role.AUDITOR: N_("auditor"),
+    Role.ADMIN: N_("administrator"),
+}
+
+
+def name_of(thing: Any) -> str:
+    """A row's name in the reader's language: people, enterprises and programmes may have an English one."""
+    return str((guard.language() == "en" and getattr(thing, "name_en", None)) or thing.name)
+
+
+def say(what: Sentence | dict[str, Any] | str | None) -> str:
+    """A Sentence, or one as it is stored in a row, in words; a text is a msgid or translated already."""
+    if what is None:
+        return ""
+    if isinstance(what, str):
+        return language.gettext(guard.language(), what)
+    sentence = Sentence.from_json(what) if isinstance(what, dict) else what
+    return language.say(sentence, guard.language()) if sentence is not None else ""
+
+
+def _other_page(number: int) -> str:
+    """The address of this list at another page, filters kept."""
+    return url_for(request.endpoint or "", **{**(request.view_args or {}), **request.args.to_dict(), "page": number})
+
+
+def _static(filename: str) -> str:
+    """The address of a static file with its content's hash: it may be kept for a year."""
+    return url_for("static", filename=filename, v=_file_hash(filename))
+
+
+@cache
+def _file_hash(filename: str) -> str:
+    return hashlib.sha256((Path(__file__).parent / "static" / filename).read_bytes()).hexdigest()[:12]
+
+
+# -- around every request
+
+
+def _begin() -> None:
+    g.started = time.monotonic()
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=secrets.token_hex(8))
+
+
+def _end(response: Response) -> Response:
+    """Headers on every answer, errors and files included; one log line."""
+    settings = guard.portal().settings
+    response.headers.update(HEADERS)
+    if settings.secure:
+        response.headers["Strict-Transport-Security"] = HSTS
+    if request.endpoint == "static" and response.status_code in (200, 206, 304):
+        kept = "v" in request.args
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if kept else "no-cache"
+    else:
+        response.headers.setdefault("Cache-Control", "no-store")
+    _log_request(response)
+    return response
+
+
+def _log_request(response: Response) -> None:
+    """By id only: no names, no addresses, no query strings."""
+    person = guard.known_person()
+    requests_log.info(
+        "request",
+        extra={
+            "method": request.method,
+            "path": guard.logged_path(),
+            "status": response.status_code,
+            "ms": round((time.monotonic() - g.get("started", time.monotonic())) * 1000),
+            "user_id": None if person is None else person.user_id,
+        },
+    )
+
+
+# -- error pages
+
+
+class ErrorPage:
+    """What an error page says: heading and text, both msgids."""
+
+    def __init__(self, heading: str, text: str) -> None:
+        self.heading = heading
+        self.text = text
+
+
+ERROR_PAGES: dict[int, ErrorPage] = {
+    400: ErrorPage(
+        N_("This request could not be read"),
+        N_("Go back, load the page again and send the form once more. What you typed is still there."),
+    ),
+    401: ErrorPage(
+        N_("You are no longer signed in"),
+        N_("Nothing was changed. Sign in, then send the form again."),
+    ),
+    403: ErrorPage(
+        N_("You may not open this page"),
+        N_("It needs a role that you do not have. The attempt is noted in the access log."),
+    ),
+    404: ErrorPage(
+        N_("There is no such page"),
+        N_("The address may be wrong, or it belongs to another company."),
+    ),
+    405: ErrorPage(
+        N_("This address does not work that way"),
+        N_("It is reached by a button on a page, not by typing it."),
+    ),
+    409: ErrorPage(N_("That is no longer possible"), N_("Load the page again to see how things stand.")),
+    413: ErrorPage(N_("That is too much at once"), N_("One form may carry 1 MB. Send less, or in parts.")),
+    422: ErrorPage(N_("This could not be understood"), N_("Go back, check what you typed and send it again.")),
+    429: ErrorPage(N_("Too many tries"), N_("Wait a few minutes, then try again.")),
+    500: ErrorPage(
+        N_("Something broke on our side"),
+        N_("What you were doing was not saved. It is logged as %(incident)s: try again, or tell us the number."),
+    ),
+    503: ErrorPage(
+        N_("The portal cannot reach its database"),
+        N_("Nothing was changed. It is logged as %(incident)s: try again in a minute, or tell us the number."),
+    ),
+}
+FORM_TOO_OLD = ErrorPage(
+    N_("This form is out of date"),
+    N_("It was opened before you signed in or out. Go back, load the page again and send it once more."),
+)
+
+
+def _answer_errors(app: Flask) -> None:
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(CSRFError, _old_form)
+    app.register_error_handler(NotFound, lambda _error: error_page(404))
+    app.register_error_handler(Refusal, _refused)
+    app.register_error_handler(500, _broken)
+    for failure in DATABASE_AWAY:
+        app.register_error_handler(failure, _database_away)
+
+
+def _http_error(error: HTTPException) -> ResponseReturnValue:
+    if isinstance(error, SecurityError):
+        # Not our host: there is no address to build a page with.
+        return make_response("400 Bad Request: this host is not served here\n", 400, {"Content-Type": "text/plain"})
+    response = error_page(error.code or 500)
+    for name, value in error.get_headers():
+        if name in ("Allow", "Retry-After"):
+            response.headers[name] = value
+    return response
+
+
+def _refused(refusal: Refusal) -> ResponseReturnValue:
+    """A view that has no form to show it in: most often somebody else was quicker."""
+    return error_page(403 if refusal.sentence.id == "not-allowed" else 409, sentence=refusal.sentence)
+
+
+def _old_form(_error: CSRFError) -> ResponseReturnValue:
+    return error_page(400, FORM_TOO_OLD)
+
+
+def _broken(error: Exception) -> ResponseReturnValue:
+    return _incident(500, getattr(error, "original_exception", None) or error)
+
+
+def _database_away(error: BaseException) -> Response:
+    response = _incident(503, error)
+    response.headers["Retry-After"] = "30"
+    return response
+
+
+def _incident(status: int, error: BaseException) -> Response:
+    """A short number for the reader, the same in the log beside the whole story. The page asks the database nothing."""
+    incident = secrets.token_hex(2).upper()
+    incidents_log.error("incident %s", incident, exc_info=error, extra={"incident": incident, "status": status})
+    guard.forget_person_if_unknown()
+    return error_page(status, incident=incident)
+
+
+def error_page(
+    status: int, page: ErrorPage | None = None, *, sentence: Sentence | None = None, incident: str = ""
+) -> Response:
+    try:
+        guard.person()  # for the header
+    except DATABASE_AWAY as error:
+        return _database_away(error)
+    page = page or ERROR_PAGES.get(status) or ERROR_PAGES[400 if status < 500 else 500]
+    return make_response(
+        render_template("error.html", status=status, page=page, sentence=sentence, incident=incident), status
+    )
+
+
+# -- health
+
+
+@public
+def healthz() -> ResponseReturnValue:
+    """The process answers."""
+    return jsonify(ok=True)
+
+
+@public
+def readyz() -> ResponseReturnValue:
+    """Fit for work: the database answers, its tables are this code's, the scheduler is alive. 503 when not."""
+    checks = _readiness(guard.portal().database)
+    ready = all(check["ok"] for check in checks.values())
+    return make_response(jsonify(ok=ready, **checks), 200 if ready else 503)
+
+
+def _readiness(database: Database) -> dict[str, dict[str, Any]]:
+    checks: dict[str, dict[str, Any]] = {
+        "database": {"ok": False},
+        "migrations": {"ok": False, "found": None, "expected": _migration_head()},
+        "scheduler": {"ok": False, "heartbeat_seconds": None},
+    }
+    try:
+        with database.read_only() as session:
+            session.execute(sa.select(1))
+            checks["database"]["ok"] = True
+            found = sorted(session.scalars(sa.text("SELECT version_num FROM alembic_version")))
+            checks["migrations"] |= {"found": ",".join(found), "ok": found == [_migration_head()]}
+            heartbeat = session.scalar(sa.select(Leader.heartbeat_at))
+    except sa.exc.DBAPIError:
+        # Also when the tables are not there yet: what is still false in the answer says how far it came.
+        incidents_log.warning("not ready", exc_info=True)
+        return checks
+    if heartbeat is not None:
+        age = clock.seconds_between(heartbeat, guard.now())
+        checks["scheduler"] = {"ok": age < HEARTBEAT_SECONDS, "heartbeat_seconds": age}
+    return checks
+
+
+@cache
+def _migration_head() -> str | None:
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "migrations"))
+    return ScriptDirectory.from_config(config).get_current_head()

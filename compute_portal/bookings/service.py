@@ -1,0 +1,444 @@
+"""What people do with bookings: quote, submit, approve, decline, cancel, stop, start using.
+
+Owns: the rules of a booking and its life until the scheduler takes over (see `attempts`).
+Does not own: hours (ledger), GPUs and prices (pools), the queue (scheduler).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from .. import clock, units
+from ..access import Actor, Permission, must_see, require
+from ..allocations.models import Allocation
+from ..allocations.states import AllocationState
+from ..db import lock
+from ..enterprises.models import Enterprise
+from ..enterprises.states import EnterpriseState
+from ..ledger import service as ledger
+from ..ledger.queries import balance
+from ..lifecycle import begin, move_to, note_event
+from ..policy import BookingPolicy
+from ..pools import queries as pool_queries
+from ..pools import service as pools
+from ..pools.availability import Availability, Placement
+from ..pools.models import Pool
+from ..pools.states import BookingUnit, InstructionVerb
+from ..programmes.models import Programme
+from ..sentences import NotFound, Refusal, Sentence
+from .models import Booking
+from .states import NOT_STARTED, ON_THE_CLUSTER, BookingKind, BookingState
+
+OPEN_FIXED = frozenset({BookingState.SUBMITTED, BookingState.CONFIRMED})
+
+
+@dataclass(frozen=True, slots=True)
+class BookingRequest:
+    """What a form asks for. fixed: starts_at and ends_at; flexible: longest_seconds, perhaps not_before_at."""
+
+    allocation_id: int
+    kind: BookingKind
+    title: str
+    gpus: int
+    starts_at: dt.datetime | None = None
+    ends_at: dt.datetime | None = None
+    longest_seconds: int | None = None
+    not_before_at: dt.datetime | None = None
+
+    @property
+    def seconds(self) -> int:
+        if self.kind is BookingKind.FIXED:
+            assert self.starts_at is not None and self.ends_at is not None
+            return clock.seconds_between(self.starts_at, self.ends_at)
+        assert self.longest_seconds is not None
+        return self.longest_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What the person agrees to. GPU-seconds and micro-yuan; a flexible booking has a range of prices."""
+
+    gpu_seconds: int
+    left_after: int
+    lowest_micro_yuan: int
+    highest_micro_yuan: int
+    needs_approval: bool
+    price_micro_yuan: int  # of the first hour
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """Everything the rules look at, loaded once."""
+
+    allocation: Allocation
+    pool: Pool
+    programme: Programme
+    enterprise: Enterprise
+    limit: int | None
+    capacity: int
+
+
+def quote(session: Session, asked: BookingRequest, *, by: Actor, policy: BookingPolicy, now: dt.datetime) -> Quote:
+    """Price, hours and what is left, before the click. Reads only; raises the same Refusals as `submit`."""
+    require(by, Permission.BOOKING_SUBMIT)
+    ground = _load(session, asked, by)
+    _check(session, ground, asked, policy, now)
+    available = balance(session, ground.allocation.id).available
+    needed = _needed(asked)
+    if needed > available:
+        raise Refusal(Sentence("needs-more-hours", needed=needed, available=available), "gpus")
+    if asked.kind is BookingKind.FIXED:
+        _place(pool_queries.load_availability(session, ground.pool, now), ground, asked, policy)
+    lowest, highest, price = _prices(session, ground, asked, now)
+    return Quote(needed, available - needed, lowest, highest, _needs_approval(ground, needed), price)
+
+
+def submit(
+    session: Session,
+    asked: BookingRequest,
+    *,
+    by: Actor,
+    policy: BookingPolicy,
+    now: dt.datetime,
+    agreed_micro_yuan: int | None = None,
+) -> Booking:
+    """Book: check every limit, place a fixed booking on named nodes, hold its hours, approve it if that needs nobody.
+
+    `agreed_micro_yuan` is the highest price that the person saw; if it is another one now, nothing is booked.
+    Raises Refusal at the field that is to blame.
+    """
+    require(by, Permission.BOOKING_SUBMIT)
+    ground = _load(session, asked, by)
+    fixed = asked.kind is BookingKind.FIXED
+    if fixed:
+        pools.lock_pool(session, ground.pool.id)
+    lock(session, Allocation, ground.allocation.id)
+    _check(session, ground, asked, policy, now)
+    _, highest, _ = _prices(session, ground, asked, now)
+    if agreed_micro_yuan is not None and agreed_micro_yuan != highest:
+        raise Refusal(Sentence("price-changed", before=agreed_micro_yuan, after=highest), "allocation_id")
+    placement: Placement = ()
+    if fixed:
+        placement = _place(pool_queries.load_availability(session, ground.pool, now), ground, asked, policy)
+    booking = Booking(
+        kind=asked.kind,
+        state=BookingState.SUBMITTED,
+        title=asked.title,
+        enterprise_id=ground.enterprise.id,
+        allocation_id=ground.allocation.id,
+        pool_id=ground.pool.id,
+        gpus=asked.gpus,
+        starts_at=asked.starts_at,
+        ends_at=asked.ends_at,
+        longest_seconds=asked.seconds,
+        not_before_at=asked.not_before_at,
+        submitted_by=by.user_id,
+        submitted_at=now,
+        held_gpu_seconds=_needed(asked),
+    )
+    session.add(booking)
+    session.flush()
+    left = ledger.hold(
+        session, ground.allocation.id, booking.held_gpu_seconds, reference=f"booking:{booking.id}:hold", at=now, by=by
+    )
+    why = Sentence("held-hours", held=booking.held_gpu_seconds, left=left)
+    begin(session, booking, verb="submit", at=now, by=by, why=why)
+    if fixed:
+        assert asked.starts_at is not None and asked.ends_at is not None
+        pools.occupy(
+            session, ground.pool, booking.id, placement, fixed=True, starts_at=asked.starts_at, ends_at=asked.ends_at
+        )
+        pools.changed(session, ground.pool)
+    threshold = ground.programme.booking_approval_gpu_seconds
+    if not _needs_approval(ground, booking.held_gpu_seconds):
+        _accept(session, booking, now=now, by=by, why=Sentence("approved-by-rule", threshold=threshold))
+    return booking
+
+
+def approve(session: Session, booking_id: int, *, by: Actor, now: dt.datetime) -> Booking:
+    """An operator who did not ask for it lets it through."""
+    require(by, Permission.BOOKING_APPROVE)
+    booking = _locked(session, booking_id, by)
+    _not_own(booking, by)
+    _accept(session, booking, now=now, by=by, why=None)
+    return booking
+
+
+def _accept(session: Session, booking: Booking, *, now: dt.datetime, by: Actor, why: Sentence | None) -> None:
+    """submitted → queued or confirmed; a fixed booking's price is frozen here."""
+    fixed = booking.kind is BookingKind.FIXED
+    if fixed:
+        assert booking.starts_at is not None
+        booking.tariff_id = pool_queries.price_book(session, booking.pool_id).at(booking.starts_at).id
+        session.flush()
+    state = BookingState.CONFIRMED if fixed else BookingState.QUEUED
+    move_to(session, booking, state, verb="approve", at=now, by=by, why=why)
+
+
+def decline(session: Session, booking_id: int, *, reason: str, by: Actor, now: dt.datetime) -> Booking:
+    require(by, Permission.BOOKING_DECLINE)
+    booking = _locked(session, booking_id, by)
+    _not_own(booking, by)
+    if not reason.strip():
+        raise Refusal(Sentence("decline-needs-reason"), "reason")
+    move_to(session, booking, BookingState.DECLINED, verb="decline", at=now, by=by, note=reason.strip())
+    give_back(session, booking, now=now, by=by)
+    return booking
+
+
+def cancel(session: Session, booking_id: int, *, by: Actor, now: dt.datetime) -> Booking:
+    """Before it starts: the hold goes back, the GPUs are free again. Raises Refusal("booking-has-started")."""
+    require(by, Permission.BOOKING_CANCEL)
+    booking = _locked(session, booking_id, by)
+    if booking.state in ON_THE_CLUSTER:
+        raise Refusal(Sentence("booking-has-started"))
+    move_to(session, booking, BookingState.CANCELLED, verb="cancel", at=now, by=by)
+    give_back(session, booking, now=now, by=by)
+    return booking
+
+
+def lapse(session: Session, booking_id: int, *, by: Actor, now: dt.datetime) -> Booking:
+    """Nobody decided in time: everything goes back."""
+    booking = _locked(session, booking_id, by)
+    move_to(session, booking, BookingState.LAPSED, verb="lapse", at=now, by=by, why=Sentence("nobody-decided"))
+    give_back(session, booking, now=now, by=by)
+    return booking
+
+
+def stop(session: Session, booking_id: int, *, by: Actor, now: dt.datetime) -> Booking:
+    """Ask for the end of what runs; the scheduler does it in its next cycle."""
+    require(by, Permission.BOOKING_STOP)
+    booking = must_see(lock(session, Booking, booking_id), by)
+    if booking.state in NOT_STARTED:
+        raise Refusal(Sentence("booking-not-started"))
+    move_to(session, booking, BookingState.STOPPING, verb="stop", at=now, by=by)
+    pools.ask(session, InstructionVerb.STOP, "booking", booking.id, why=None, by=by, now=now)
+    return booking
+
+
+def claim(session: Session, booking_id: int, *, by: Actor, now: dt.datetime) -> Booking:
+    """*Start using*: the enterprise confirms that it is here. Pressing it twice changes nothing."""
+    require(by, Permission.BOOKING_CLAIM)
+    booking = must_see(lock(session, Booking, booking_id), by)
+    if booking.state is not BookingState.RUNNING:
+        raise Refusal(Sentence("claim-needs-running"))
+    if booking.claimed_at is None:
+        booking.claimed_at = now
+        session.flush()
+        note_event(session, booking, verb="claim", at=now, by=by)
+    return booking
+
+
+def give_back(session: Session, booking: Booking, *, now: dt.datetime, by: Actor) -> None:
+    """Release what the booking still holds, and its GPUs if none were given. Its allocation is locked."""
+    allocation = session.get_one(Allocation, booking.allocation_id)
+    ledger.release(
+        session,
+        booking.allocation_id,
+        booking.held_gpu_seconds,
+        reference=f"booking:{booking.id}:release",
+        ended=allocation.state is AllocationState.CLOSED,
+        at=now,
+        by=by,
+    )
+    booking.held_gpu_seconds = 0
+    session.flush()
+    if booking.kind is BookingKind.FIXED and booking.started_at is None:
+        pools.free(session, booking.id, at=now)
+        pools.changed(session, session.get_one(Pool, booking.pool_id))
+
+
+def _locked(session: Session, booking_id: int, by: Actor) -> Booking:
+    """Pool, allocation and booking, locked in this order; the pool because an end gives GPUs back."""
+    booking = must_see(session.get(Booking, booking_id), by)
+    pools.lock_pool(session, booking.pool_id)
+    lock(session, Allocation, booking.allocation_id)
+    fresh = lock(session, Booking, booking_id)
+    if fresh is None:
+        raise NotFound
+    return fresh
+
+
+def _not_own(booking: Booking, by: Actor) -> None:
+    if by.user_id is not None and by.user_id == booking.submitted_by:
+        raise Refusal(Sentence("not-your-own"))
+
+
+# -- the rules -----------------------------------------------------------------------------------------------------
+
+
+def _load(session: Session, asked: BookingRequest, by: Actor) -> _Ground:
+    allocation = must_see(session.get(Allocation, asked.allocation_id), by)
+    pool = session.get_one(Pool, allocation.pool_id)
+    return _Ground(
+        allocation,
+        pool,
+        session.get_one(Programme, allocation.programme_id),
+        session.get_one(Enterprise, allocation.enterprise_id),
+        pool_queries.find_limit(session, allocation.enterprise_id, pool.id),
+        pool_queries.capacity(session, [pool.id]).get(pool.id, 0),
+    )
+
+
+def _needed(asked: BookingRequest) -> int:
+    return asked.gpus * asked.seconds
+
+
+def _needs_approval(ground: _Ground, gpu_seconds: int) -> bool:
+    return gpu_seconds > ground.programme.booking_approval_gpu_seconds
+
+
+def _check(session: Session, ground: _Ground, asked: BookingRequest, policy: BookingPolicy, now: dt.datetime) -> None:
+    """Every rule that needs no placement. Raises Refusal at the field to blame."""
+    if ground.enterprise.state is not EnterpriseState.VERIFIED:
+        raise Refusal(Sentence("enterprise-not-verified"))
+    if ground.allocation.state is not AllocationState.ACTIVE or now >= ground.allocation.ends_at:
+        raise Refusal(Sentence("allocation-not-active"), "allocation_id")
+    _check_gpus(ground, asked)
+    if asked.kind is BookingKind.FIXED:
+        _check_window(session, ground, asked, policy, now)
+    else:
+        _check_flexible(ground, asked, policy, now)
+
+
+def _check_gpus(ground: _Ground, asked: BookingRequest) -> None:
+    if asked.gpus < 1:
+        raise Refusal(Sentence("at-least-one-card"), "gpus")
+    if asked.gpus > ground.capacity:
+        raise Refusal(Sentence("more-than-the-pool", asked=asked.gpus, capacity=ground.capacity), "gpus")
+    if ground.limit is not None and asked.gpus > ground.limit:
+        raise Refusal(Sentence("over-the-limit", asked=asked.gpus, limit=ground.limit), "gpus")
+    if ground.pool.booking_unit is BookingUnit.NODE and asked.gpus % ground.pool.gpus_per_node:
+        raise Refusal(Sentence("whole-nodes-only", per_node=ground.pool.gpus_per_node), "gpus")
+
+
+def _check_window(
+    session: Session, ground: _Ground, asked: BookingRequest, policy: BookingPolicy, now: dt.datetime
+) -> None:
+    start, end = asked.starts_at, asked.ends_at
+    assert start is not None and end is not None
+    longest = dt.timedelta(days=policy.fixed_longest_days)
+    horizon = now + dt.timedelta(weeks=policy.fixed_horizon_weeks)
+    if start != clock.floor_hour(start):
+        raise Refusal(Sentence("on-the-hour"), "starts_at")
+    if end != clock.floor_hour(end):
+        raise Refusal(Sentence("on-the-hour"), "ends_at")
+    if start <= now:
+        raise Refusal(Sentence("start-is-past"), "starts_at")
+    if end <= start:
+        raise Refusal(Sentence("ends-before-start"), "ends_at")
+    if end - start > longest:
+        raise Refusal(Sentence("window-too-long", n=policy.fixed_longest_days), "ends_at")
+    if start > horizon:
+        raise Refusal(Sentence("beyond-the-horizon", n=policy.fixed_horizon_weeks, last=horizon), "starts_at")
+    if start < ground.allocation.starts_at:
+        raise Refusal(Sentence("before-the-allocation", first=ground.allocation.starts_on), "starts_at")
+    if end > ground.allocation.ends_at:
+        raise Refusal(Sentence("after-the-allocation", last=ground.allocation.ends_on), "ends_at")
+    mine = _own_fixed(session, ground)
+    coming = sum(1 for booking in mine if booking.state in OPEN_FIXED)
+    if coming >= policy.fixed_open_most:
+        raise Refusal(Sentence("too-many-fixed", most=policy.fixed_open_most, open=coming), "kind")
+    if ground.limit is not None:
+        used = _peak(mine, start, end)
+        if used + asked.gpus > ground.limit:
+            raise Refusal(Sentence("over-the-limit-then", asked=asked.gpus, limit=ground.limit, used=used), "gpus")
+
+
+def _own_fixed(session: Session, ground: _Ground) -> list[Booking]:
+    """The enterprise's fixed bookings in this pool that are not over. A few rows: the rule keeps them few."""
+    return list(
+        session.scalars(
+            sa.select(Booking).where(
+                Booking.enterprise_id == ground.enterprise.id,
+                Booking.pool_id == ground.pool.id,
+                Booking.kind == BookingKind.FIXED,
+                Booking.state.in_(OPEN_FIXED | ON_THE_CLUSTER),
+            )
+        )
+    )
+
+
+def _peak(bookings: list[Booking], start: dt.datetime, end: dt.datetime) -> int:
+    """The most GPUs these bookings use at one instant of the window; it is reached at a start."""
+    inside = [b for b in bookings if b.starts_at and b.ends_at and b.starts_at < end and b.ends_at > start]
+    instants = {max(start, b.starts_at) for b in inside if b.starts_at}
+    return max(
+        (sum(b.gpus for b in inside if b.starts_at and b.ends_at and b.starts_at <= t < b.ends_at) for t in instants),
+        default=0,
+    )
+
+
+def _check_flexible(ground: _Ground, asked: BookingRequest, policy: BookingPolicy, now: dt.datetime) -> None:
+    seconds = asked.seconds
+    if seconds < policy.flexible_shortest_minutes * 60:
+        raise Refusal(Sentence("run-too-short", n=policy.flexible_shortest_minutes), "longest")
+    if seconds > policy.flexible_longest_hours * 3_600:
+        raise Refusal(Sentence("run-too-long", n=policy.flexible_longest_hours), "longest")
+    earliest = max(now, asked.not_before_at or now, ground.allocation.starts_at)
+    if asked.not_before_at and asked.not_before_at > now + dt.timedelta(weeks=policy.fixed_horizon_weeks):
+        raise Refusal(
+            Sentence(
+                "beyond-the-horizon",
+                n=policy.fixed_horizon_weeks,
+                last=now + dt.timedelta(weeks=policy.fixed_horizon_weeks),
+            ),
+            "not_before_at",
+        )
+    if earliest + dt.timedelta(seconds=seconds) > ground.allocation.ends_at:
+        raise Refusal(Sentence("run-past-allocation", last=ground.allocation.ends_on), "longest")
+
+
+def _place(availability: Availability, ground: _Ground, asked: BookingRequest, policy: BookingPolicy) -> Placement:
+    """Named nodes for a fixed window, or the closest window that would do."""
+    assert asked.starts_at is not None and asked.ends_at is not None
+    start, end = int(asked.starts_at.timestamp()), int(asked.ends_at.timestamp())
+    most = ground.capacity * policy.fixed_share_percent // 100
+    fixed = availability.peak_fixed(start, end)
+    if fixed + asked.gpus > most:
+        raise Refusal(
+            Sentence("fixed-share-full", percent=policy.fixed_share_percent, most=most, fixed=fixed, asked=asked.gpus),
+            "starts_at",
+        )
+    placement = availability.place(asked.gpus, start, end)
+    if placement is None:
+        raise Refusal(_no_room(availability, asked, start, end, policy), "starts_at")
+    return placement
+
+
+def _no_room(
+    availability: Availability, asked: BookingRequest, start: int, end: int, policy: BookingPolicy
+) -> Sentence:
+    free = availability.largest_fit(start, end)
+    before = start + policy.fixed_horizon_weeks * 7 * 86_400
+    later = availability.earliest(asked.gpus, end - start, start, before, step=units.SECONDS_PER_HOUR)
+    if later is None:
+        return Sentence("no-room", asked=asked.gpus, free=free, at=asked.starts_at)
+    at = dt.datetime.fromtimestamp(later, dt.UTC)
+    return Sentence("no-room-but-later", asked=asked.gpus, free=free, at=asked.starts_at, later=at)
+
+
+def _prices(session: Session, ground: _Ground, asked: BookingRequest, now: dt.datetime) -> tuple[int, int, int]:
+    """(lowest, highest, price per GPU-hour) in micro-yuan. Fixed: one price, of the start, for the whole window.
+
+    Flexible: the tariff of each hour used, so the range runs over all tariffs it may meet until the allocation ends;
+    the lowest is what a run of no length costs under the cheapest, shown as 'at most' the highest.
+    """
+    book = pool_queries.price_book(session, ground.pool.id)
+    needed = _needed(asked)
+    if asked.kind is BookingKind.FIXED:
+        assert asked.starts_at is not None
+        price = book.at(asked.starts_at).price_micro_yuan
+        amount = units.amount_micro_yuan(needed, price)
+        return amount, amount, price
+    earliest = max(now, asked.not_before_at or now)
+    prices = [tariff.price_micro_yuan for tariff in book.between(earliest, ground.allocation.ends_at)]
+    return (
+        units.amount_micro_yuan(needed, min(prices)),
+        units.amount_micro_yuan(needed, max(prices)),
+        prices[0],
+    )

@@ -1,0 +1,149 @@
+"""The database: one engine, reading sessions, and writing transactions that either happen whole or not at all.
+
+* `read_only()` is for pages: one snapshot, and the database itself refuses a write.
+* `transaction(work)` is for one verb: `work(session)` runs inside one writing transaction and may run again when the
+  store asks for it, so it loads by id, does no network, file or rendering work, and returns plain values.
+
+SQLite: every writing transaction starts with BEGIN IMMEDIATE. A deferred one that upgrades to writing fails at once
+when somebody else wrote in between, and two readers that both then write would overbook.
+PostgreSQL: READ COMMITTED with FOR UPDATE on the rows a verb decides on; a deadlock or a failed serialisation is tried
+again. The order of locks is the same everywhere: billing month, programme, pool, allocation, ledger accounts by id.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event, orm
+from sqlalchemy.orm import Session
+
+T = TypeVar("T")
+RETRYABLE = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
+ATTEMPTS = 8
+
+
+class Base(orm.DeclarativeBase):
+    """Every constraint has a name, so that a migration can change it and an error can be read."""
+
+    metadata = sa.MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class UtcDateTime(sa.types.TypeDecorator[dt.datetime]):
+    """An aware UTC instant. A naive one is refused: SQLite would drop its zone without a word."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        return dialect.type_descriptor(sa.DateTime(timezone=dialect.name == "postgresql"))
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive datetime {value!r}: instants are aware")
+        value = value.astimezone(dt.UTC)
+        return value if dialect.name == "postgresql" else value.replace(tzinfo=None)
+
+    def process_result_value(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        return value.astimezone(dt.UTC) if value.tzinfo else value.replace(tzinfo=dt.UTC)
+
+
+def enum_type(values: type[enum.StrEnum], name: str) -> sa.Enum:
+    """A state or kind as short text with a named check, the same on both stores."""
+    return sa.Enum(
+        values,
+        name=name,
+        native_enum=False,
+        create_constraint=True,
+        length=24,
+        values_callable=lambda kind: [member.value for member in kind],
+    )
+
+
+class Database:
+    """The engine and the two ways to use it. One per process; `dispose()` after a fork."""
+
+    def __init__(self, url: str, *, durable: bool = True, pool_size: int = 10) -> None:
+        self.url = sa.make_url(url)
+        self.engine = _make_engine(self.url, durable, pool_size)
+        reading: dict[str, Any] = {"read_only": True}
+        if self.is_postgresql:
+            reading |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._reading = orm.sessionmaker(self.engine.execution_options(**reading), expire_on_commit=False)
+        self._writing = orm.sessionmaker(self.engine, expire_on_commit=False)
+
+    @property
+    def is_postgresql(self) -> bool:
+        return self.engine.dialect.name == "postgresql"
+
+    @contextmanager
+    def read_only(self) -> Iterator[Session]:
+        with self._reading() as session:
+            yield session
+            session.rollback()
+
+    def transaction(self, work: Callable[[Session], T]) -> T:
+        """Run `work` in one writing transaction; commit, or roll everything back."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with self._writing() as session, session.begin():
+                    return work(session)
+            except sa.exc.DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) not in RETRYABLE or attempt == ATTEMPTS:
+                    raise
+            # Two transactions that met once must not meet again in step.
+            time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter, not a secret
+        raise AssertionError("unreachable")
+
+    def dispose(self) -> None:
+        self.engine.dispose()
+
+
+def _make_engine(url: sa.URL, durable: bool, pool_size: int) -> sa.Engine:
+    if url.get_backend_name() != "sqlite":
+        return sa.create_engine(
+            url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=pool_size, max_overflow=20
+        )
+    engine = sa.create_engine(url, pool_size=pool_size, max_overflow=60, connect_args={"timeout": 15})
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        for pragma in (
+            "journal_mode=wal",
+            "foreign_keys=on",
+            "busy_timeout=15000",
+            f"synchronous={'full' if durable else 'off'}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        reading = connection.get_execution_options().get("read_only", False)
+        connection.exec_driver_sql(f"PRAGMA query_only={'on' if reading else 'off'}")
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def lock(session: Session, model: type[T], id: int) -> T | None:
+    """Load one row FOR UPDATE, fresh (on SQLite the whole transaction already is the lock)."""
+    return session.get(model, id, with_for_update=True, populate_existing=True)

@@ -1,0 +1,215 @@
+"""What every form shares: labels in the reader's language, refusals at their field, a one-time key, typed numbers.
+
+Labels, hints (`description`) and messages are English msgids marked with `N_()`; the macro translates them where they
+are shown. An error is a msgid or a Sentence.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from flask import make_response, render_template
+from flask.typing import ResponseReturnValue
+from flask_wtf import FlaskForm
+from wtforms import Field, HiddenField, StringField, TextAreaField, ValidationError
+from wtforms.validators import Length, StopValidation
+
+from . import clock, units
+from .guard import language
+from .language import N_, amount, count, hours, typed
+from .sentences import Refusal, Sentence
+
+Message = str | Sentence
+
+
+def a_form_key() -> str:
+    return secrets.token_urlsafe(24)
+
+
+class PortalForm(FlaskForm):  # type: ignore[misc]
+    """A form with its one-time key (`form.form_key.data`, for `guard.one_time`)."""
+
+    form_key = HiddenField(default=a_form_key)
+
+    class Meta(FlaskForm.Meta):  # type: ignore[misc]
+        @property
+        def locales(self) -> list[str]:
+            """WTForms' own messages come in the reader's language; it calls Simplified Chinese 'zh'."""
+            return [language()]
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Show a rule's sentence at its field, or above the form when it names none."""
+        if refusal.field is not None and refusal.field in self._fields:
+            field = self._fields[refusal.field]
+            field.errors = [*field.errors, refusal.sentence]
+        else:
+            self.form_errors = [*self.form_errors, refusal.sentence]
+
+    @property
+    def problems(self) -> list[tuple[str | None, Message]]:
+        """Every error with the id of its field, in the form's order; those of the whole form first, without one."""
+        at_fields = [(field.id, error) for field in self for error in field.errors]
+        return [(None, error) for error in self.form_errors] + at_fields
+
+
+class ActionForm(PortalForm):
+    """A form that is only a button."""
+
+
+def show(template: str, form: PortalForm | None = None, **values: Any) -> ResponseReturnValue:
+    """Render a page with a form: 422 when what was sent has problems, else 200."""
+    status = 422 if form is not None and form.problems else 200
+    return make_response(render_template(template, form=form, **values), status)
+
+
+class Required:
+    """Something must be typed or chosen. Looks at what came, so that an unreadable number keeps its own complaint."""
+
+    field_flags = {"required": True}
+
+    def __init__(self, message: Message = N_("Fill in this field.")) -> None:
+        self.message = message
+
+    def __call__(self, form: FlaskForm, field: Field) -> None:
+        if not field.raw_data or not str(field.raw_data[0]).strip():
+            field.errors = []
+            raise StopValidation(self.message)
+
+
+def at_most(characters: int) -> Length:
+    return Length(max=characters)
+
+
+def _no_control_characters(form: FlaskForm, field: Field) -> None:
+    """PostgreSQL refuses the zero byte, and the others have no place in a name. Line breaks and tabs may stand in text."""
+    if any(ord(letter) < 32 and letter not in "\t\r\n" for letter in field.data or ""):
+        raise ValidationError(N_("This text holds a character that cannot be stored; type it again."))
+
+
+def _one_line(form: FlaskForm, field: Field) -> None:
+    if any(letter in "\t\r\n" for letter in field.data or ""):
+        raise ValidationError(N_("This text holds a character that cannot be stored; type it again."))
+
+
+def _stripped(text: str | None) -> str | None:
+    return text.strip() if text is not None else None
+
+
+class LineField(StringField):  # type: ignore[misc]
+    """One line of text, stripped."""
+
+    def __init__(self, label: str, validators: Sequence[Any] = (), *, most: int = 120, **options: Any) -> None:
+        options.setdefault("filters", [_stripped])
+        super().__init__(label, [*validators, at_most(most), _no_control_characters, _one_line], **options)
+
+
+class TextField(TextAreaField):  # type: ignore[misc]
+    """Some lines of text, stripped, line ends as \\n."""
+
+    def __init__(self, label: str, validators: Sequence[Any] = (), *, most: int = 4000, **options: Any) -> None:
+        options.setdefault("filters", [_stripped, lambda text: text.replace("\r\n", "\n") if text else text])
+        super().__init__(label, [*validators, at_most(most), _no_control_characters], **options)
+
+
+class TypedField(StringField):  # type: ignore[misc]
+    """Text that stands for something else. `data` is the value or None; what was typed is kept for showing again."""
+
+    complaint: str = ""
+
+    def __init__(self, label: str, validators: Sequence[Any] = (), **options: Any) -> None:
+        self.typed: str | None = None
+        super().__init__(label, validators, **options)
+
+    def read(self, text: str) -> Any:
+        """The value. Raises ValueError when the text does not stand for one."""
+        raise NotImplementedError
+
+    def write(self, value: Any) -> str:
+        raise NotImplementedError
+
+    def process_formdata(self, valuelist: list[str]) -> None:
+        if not valuelist:
+            return
+        self.typed, self.data = valuelist[0][:60], None
+        if text := valuelist[0].strip():
+            try:
+                self.data = self.read(text)
+            except (ValueError, OverflowError):
+                raise ValueError(self.complaint) from None
+
+    def _value(self) -> str:
+        if self.typed is not None:
+            return self.typed
+        return "" if self.data is None else self.write(self.data)
+
+
+class CountField(TypedField):
+    """A positive whole number, thousands separators allowed."""
+
+    complaint = N_("Type a whole number from 1, for example 64.")
+
+    def read(self, text: str) -> int:
+        number = int(text.replace(",", "").replace("，", ""))
+        if not 0 < number < 2**31:
+            raise ValueError(text)
+        return number
+
+    def write(self, value: int) -> str:
+        return count(value, language())
+
+
+class HoursField(TypedField):
+    """GPU-hours as people write them; `data` is GPU-seconds."""
+
+    complaint = N_("Type a number of GPU-hours above 0, for example 2,000.")
+
+    def read(self, text: str) -> int:
+        return units.parse_gpu_hours(text)
+
+    def write(self, value: int) -> str:
+        return hours(value, language())
+
+
+class YuanField(TypedField):
+    """Yuan as people write them; `data` is micro-yuan."""
+
+    complaint = N_("Type an amount in yuan, for example 16.50.")
+
+    def read(self, text: str) -> int:
+        return units.parse_yuan(text)
+
+    def write(self, value: int) -> str:
+        return amount(value, language())
+
+
+class MomentField(TypedField):
+    """2026-11-20 20:00 in Beijing time; `data` is the UTC instant."""
+
+    complaint = N_("Type day and time like 2026-11-20 20:00.")
+
+    def read(self, text: str) -> dt.datetime:
+        local = dt.datetime.strptime(text.replace("T", " ").replace("：", ":")[:16], "%Y-%m-%d %H:%M")
+        if not 2000 <= local.year <= 2200:
+            raise ValueError(text)
+        return local.replace(tzinfo=clock.SHANGHAI).astimezone(dt.UTC)
+
+    def write(self, value: dt.datetime) -> str:
+        return typed(value)
+
+
+class DayField(TypedField):
+    """2026-11-20; `data` is the date."""
+
+    complaint = N_("Type a day like 2026-11-20.")
+
+    def read(self, text: str) -> dt.date:
+        day = dt.date.fromisoformat(text)
+        if not 2000 <= day.year <= 2200:
+            raise ValueError(text)
+        return day
+
+    def write(self, value: dt.date) -> str:
+        return value.isoformat()

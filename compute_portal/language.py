@@ -1,0 +1,203 @@
+"""Words for people: gettext texts, Sentences, and numbers, money and times as each language writes them.
+
+English is written in the code, Chinese in `translations/zh_Hans/<feature>.po`, read at start: nothing to compile and
+nothing to forget. Plain Babel, without Flask, because the scheduler, the mailer and the command line speak too.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from babel import Locale
+from babel.dates import format_date
+from babel.messages.catalog import Catalog
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po
+from babel.numbers import format_decimal
+from babel.support import NullTranslations, Translations
+
+from . import clock, units
+from .sentences import Sentence, Value
+from .texts import CATALOGUE
+
+Language = Literal["zh", "en"]
+LANGUAGES: tuple[Language, ...] = ("zh", "en")
+HTML_LANG: dict[Language, str] = {"zh": "zh-Hans", "en": "en"}
+_LOCALES: dict[Language, Locale] = {"zh": Locale("zh", "CN", "Hans"), "en": Locale("en", "GB")}
+_TRANSLATIONS = Path(__file__).parent / "translations" / "zh_Hans"
+MINUS = "\N{MINUS SIGN}"
+
+
+@cache
+def translations(language: Language) -> NullTranslations:
+    if language == "en":
+        return NullTranslations()
+    whole = Catalog(locale=_LOCALES["zh"])
+    for path in sorted(_TRANSLATIONS.glob("*.po")):
+        with path.open("rb") as file:
+            for message in read_po(file, locale=_LOCALES["zh"]):
+                if message.id:
+                    whole.add(message.id, message.string, context=message.context)
+    compiled = io.BytesIO()
+    write_mo(compiled, whole)
+    compiled.seek(0)
+    return Translations(compiled)
+
+
+def gettext(language: Language, text: str) -> str:
+    return str(translations(language).ugettext(text))
+
+
+def ngettext(language: Language, singular: str, plural: str, n: int) -> str:
+    return str(translations(language).ungettext(singular, plural, n))
+
+
+def N_(text: str) -> str:
+    """Mark a text for translation where it is defined; it is translated where it is shown."""
+    return text
+
+
+_PLACEHOLDER = re.compile(r"\{(\w+)(?::(\w+))?\}")
+
+
+def say(sentence: Sentence, language: Language) -> str:
+    """The sentence in the reader's language. An id that is not in the catalogue raises KeyError: a test finds it."""
+    entry = CATALOGUE[sentence.id]
+    if isinstance(entry, tuple):
+        number = sentence["n"]
+        template = ngettext(language, entry[0], entry[1], number if isinstance(number, int) else 0)
+    else:
+        template = gettext(language, entry)
+    values = dict(sentence.values)
+    return _PLACEHOLDER.sub(lambda m: _show(values[m[1]], m[2], language), template)
+
+
+def _show(value: Value, kind: str | None, language: Language) -> str:
+    if kind is None:
+        return str(value)
+    if kind == "word":
+        return gettext(language, WORDS.get(str(value), str(value)))
+    return _FORMATS[kind](value, language)
+
+
+# Words that appear inside sentences as values: kinds of things and states.
+WORDS: dict[str, str] = {
+    "booking": N_("booking"),
+    "allocation": N_("allocation"),
+    "statement": N_("statement"),
+    "node": N_("node"),
+    "maintenance": N_("maintenance window"),
+    "enterprise": N_("enterprise"),
+}
+
+
+def count(number: int | Decimal, language: Language) -> str:
+    """1,234 in both languages; the sign is a minus, not a hyphen."""
+    return _signed(str(format_decimal(abs(number), format="#,##0", locale=_LOCALES[language])), number)
+
+
+def hours(gpu_seconds: int, language: Language) -> str:
+    """GPU-seconds as GPU-hours, at most two decimals, none when whole."""
+    number = units.gpu_hours(abs(gpu_seconds))
+    return _signed(str(format_decimal(number, format="#,##0.##", locale=_LOCALES[language])), gpu_seconds)
+
+
+def hours_exact(gpu_seconds: int, language: Language) -> str:
+    """GPU-hours with always two decimals, for tables of equal decimals."""
+    number = units.gpu_hours(abs(gpu_seconds))
+    return _signed(str(format_decimal(number, format="#,##0.00", locale=_LOCALES[language])), gpu_seconds)
+
+
+def money(micro_yuan: int, language: Language) -> str:
+    """¥45,715.28 in both languages."""
+    return _signed("¥" + amount(abs(micro_yuan), language), micro_yuan)
+
+
+def amount(micro_yuan: int, language: Language) -> str:
+    """45,715.28 without the sign of the currency, for table cells."""
+    number = units.yuan(abs(micro_yuan))
+    return _signed(str(format_decimal(number, format="#,##0.00", locale=_LOCALES[language])), micro_yuan)
+
+
+def percent(part: int, whole: int) -> str:
+    return f"{units.round_half_up(100 * part, whole)}%" if whole else "–"
+
+
+def day(value: dt.date, language: Language, *, year: bool = True, weekday: bool = False) -> str:
+    if language == "zh":
+        text = f"{value.year}年{value.month}月{value.day}日" if year else f"{value.month}月{value.day}日"
+        return f"{text} {format_date(value, 'EEE', locale=_LOCALES['zh'])}" if weekday else text
+    pattern = "d MMMM y" if year else "d MMM"
+    return str(format_date(value, f"EEE {pattern}" if weekday else pattern, locale=_LOCALES["en"]))
+
+
+def moment(instant: dt.datetime, language: Language, now: dt.datetime | None = None) -> str:
+    """'today 18:00', 'Fri 20 Nov 20:00': Beijing time, with the weekday because people plan by it."""
+    local = instant.astimezone(clock.SHANGHAI)
+    time = local.strftime("%H:%M")
+    if now is not None:
+        away = (local.date() - clock.day_of(now)).days
+        near = {-1: N_("yesterday"), 0: N_("today"), 1: N_("tomorrow")}.get(away)
+        if near:
+            return f"{gettext(language, near)} {time}"
+        year = local.year != clock.day_of(now).year
+    else:
+        year = False
+    return f"{day(local.date(), language, year=year, weekday=True)} {time}"
+
+
+def exact(instant: dt.datetime) -> str:
+    """2026-11-20 20:00:00, Beijing time: histories and derivations, the same in both languages."""
+    return instant.astimezone(clock.SHANGHAI).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def typed(instant: dt.datetime) -> str:
+    """2026-11-20 20:00, as people type it into forms."""
+    return instant.astimezone(clock.SHANGHAI).strftime("%Y-%m-%d %H:%M")
+
+
+def month_name(month: str, language: Language) -> str:
+    year, number = month.split("-")
+    if language == "zh":
+        return f"{year}年{int(number)}月"
+    return str(format_date(dt.date(int(year), int(number), 1), "MMMM y", locale=_LOCALES["en"]))
+
+
+def duration(seconds: int, language: Language) -> str:
+    """7 h 36 min / 7 小时 36 分; below an hour minutes, below a minute seconds."""
+    days, rest = divmod(seconds, 86_400)
+    whole_hours, rest = divmod(rest, 3_600)
+    minutes, secs = divmod(rest, 60)
+    names = {"zh": ("天", "小时", "分", "秒"), "en": ("d", "h", "min", "s")}[language]
+    parts = [(days, names[0]), (whole_hours, names[1]), (minutes, names[2])]
+    if seconds < 60:
+        parts = [(secs, names[3])]
+    shown = [f"{number} {name}" for number, name in parts if number]
+    return " ".join(shown[:2]) or f"0 {names[3]}"
+
+
+def clock_duration(seconds: int) -> str:
+    """35:58:12, for tables."""
+    return f"{seconds // 3600}:{seconds % 3600 // 60:02}:{seconds % 60:02}"
+
+
+def _signed(text: str, number: int | Decimal) -> str:
+    return MINUS + text if number < 0 else text
+
+
+_FORMATS: dict[str, Callable[[Value, Language], str]] = {
+    "count": lambda v, lang: count(v, lang),  # type: ignore[arg-type]
+    "hours": lambda v, lang: hours(v, lang),  # type: ignore[arg-type]
+    "money": lambda v, lang: money(v, lang),  # type: ignore[arg-type]
+    "day": lambda v, lang: day(v, lang),  # type: ignore[arg-type]
+    "time": lambda v, lang: moment(v, lang),  # type: ignore[arg-type]
+    "duration": lambda v, lang: duration(v, lang),  # type: ignore[arg-type]
+    "month": lambda v, lang: month_name(v, lang),  # type: ignore[arg-type]
+}

@@ -1,0 +1,68 @@
+"""Balances for pages, straight from the accounts' cached balances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from . import service
+from .models import Bucket, LedgerAccount, LedgerEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """GPU-seconds of one allocation by bucket. `awarded` is what came in, so the buckets add up to it."""
+
+    available: int = 0
+    held: int = 0
+    used: int = 0
+    withheld: int = 0
+    expired: int = 0
+    overdraft: int = 0
+
+    @property
+    def awarded(self) -> int:
+        return self.available + self.held + self.used + self.withheld + self.expired - self.overdraft
+
+
+def balances(session: Session, allocation_ids: Iterable[int]) -> dict[int, Balance]:
+    """One query for any number of allocations; allocations without accounts (not awarded yet) have zeros."""
+    owners = {service.allocation(id): id for id in allocation_ids}
+    rows = session.execute(
+        sa.select(LedgerAccount.owner, LedgerAccount.bucket, LedgerAccount.balance).where(
+            LedgerAccount.owner.in_(owners)
+        )
+    )
+    found: dict[int, dict[str, int]] = {id: {} for id in owners.values()}
+    for owner, bucket, balance in rows:
+        found[owners[owner]][bucket.value] = -balance if bucket is Bucket.OVERDRAFT else balance
+    return {id: Balance(**buckets) for id, buckets in found.items()}
+
+
+def balance(session: Session, allocation_id: int) -> Balance:
+    return balances(session, [allocation_id])[allocation_id]
+
+
+def programme_left(session: Session, programme_ids: Iterable[int]) -> dict[int, int]:
+    """GPU-seconds left in each programme's pool."""
+    owners = {service.programme(id): id for id in programme_ids}
+    left = dict.fromkeys(owners.values(), 0)
+    for owner, amount in session.execute(
+        sa.select(LedgerAccount.owner, LedgerAccount.balance).where(
+            LedgerAccount.owner.in_(owners), LedgerAccount.bucket == Bucket.POOL
+        )
+    ):
+        left[owners[owner]] = amount
+    return left
+
+
+def list_entries(session: Session, references: Iterable[str]) -> list[LedgerEntry]:
+    """The entries behind some references, oldest first: what a number opens to."""
+    return list(
+        session.scalars(
+            sa.select(LedgerEntry).where(LedgerEntry.reference.in_(list(references))).order_by(LedgerEntry.id)
+        )
+    )

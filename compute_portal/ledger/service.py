@@ -1,0 +1,224 @@
+"""The verbs of the ledger. Each one posts entries whose reference says what caused them; the same cause twice is refused.
+
+Owns: accounts, entries, balances. Does not own: why hours move (allocations, bookings, usage decide that).
+All amounts here are GPU-seconds (integers). The caller has locked the allocation's row, so an allocation's accounts
+move one verb at a time; the accounts themselves are locked by id.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from ..access import Actor
+from ..sentences import Refusal, Sentence
+from .models import Bucket, LedgerAccount, LedgerEntry, Unit
+
+BUREAU = "bureau"
+ALLOCATION_BUCKETS = (
+    Bucket.WITHHELD, Bucket.AVAILABLE, Bucket.HELD, Bucket.USED, Bucket.EXPIRED, Bucket.OVERDRAFT,
+)  # fmt: skip
+
+
+def programme(programme_id: int) -> str:
+    return f"programme:{programme_id}"
+
+
+def allocation(allocation_id: int) -> str:
+    return f"allocation:{allocation_id}"
+
+
+@dataclass(slots=True)
+class Account:
+    id: int
+    balance: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    reference: str
+    verb: str
+    source: Account
+    target: Account
+    amount: int
+    why: Sentence | None = None
+    corrects_id: int | None = None
+
+
+def open_accounts(session: Session, owner: str, buckets: Iterable[Bucket]) -> None:
+    """Create the owner's accounts; those that exist stay."""
+    present = set(session.scalars(sa.select(LedgerAccount.bucket).where(LedgerAccount.owner == owner)))
+    rows = [
+        {"owner": owner, "bucket": bucket, "unit": Unit.GPU_SECONDS, "balance": 0}
+        for bucket in buckets
+        if bucket not in present
+    ]
+    if rows:
+        session.execute(sa.insert(LedgerAccount), rows)
+
+
+def lock_accounts(session: Session, *owners: str) -> dict[tuple[str, Bucket], Account]:
+    """The owners' accounts FOR UPDATE, in the order of their ids."""
+    rows = session.execute(
+        sa.select(LedgerAccount.owner, LedgerAccount.bucket, LedgerAccount.id, LedgerAccount.balance)
+        .where(LedgerAccount.owner.in_(owners), LedgerAccount.unit == Unit.GPU_SECONDS)
+        .order_by(LedgerAccount.id)
+        .with_for_update()
+    )
+    return {(owner, bucket): Account(id, balance) for owner, bucket, id, balance in rows}
+
+
+def post(session: Session, legs: Sequence[Leg], *, at: dt.datetime, by: Actor) -> None:
+    """Write the entries and move the balances. The accounts must be locked by this transaction.
+
+    `Account.balance` is kept true while legs are planned (see `plan`), so that one verb can split by what is left.
+    """
+    if not legs:
+        return
+    numbers: dict[str, int] = {}
+    rows = []
+    delta: dict[int, int] = {}
+    for leg in legs:
+        number = numbers[leg.reference] = numbers.get(leg.reference, 0) + 1
+        rows.append(
+            {
+                "reference": leg.reference,
+                "leg": number,
+                "verb": leg.verb,
+                "unit": Unit.GPU_SECONDS,
+                "from_account_id": leg.source.id,
+                "to_account_id": leg.target.id,
+                "amount": leg.amount,
+                "at": at,
+                "by_id": by.user_id,
+                "why": None if leg.why is None else leg.why.to_json(),
+                "corrects_id": leg.corrects_id,
+            }
+        )
+        delta[leg.source.id] = delta.get(leg.source.id, 0) - leg.amount
+        delta[leg.target.id] = delta.get(leg.target.id, 0) + leg.amount
+    session.execute(sa.insert(LedgerEntry), rows)
+    # One statement for all balances; the CHECK refuses a balance below zero whatever was planned.
+    changes = {account_id: amount for account_id, amount in delta.items() if amount}
+    if changes:
+        session.execute(
+            sa.update(LedgerAccount)
+            .where(LedgerAccount.id.in_(changes))
+            .values(balance=LedgerAccount.balance + sa.case(changes, value=LedgerAccount.id)),
+            execution_options={"synchronize_session": False},
+        )
+
+
+def plan(
+    reference: str, verb: str, source: Account, target: Account, amount: int, why: Sentence | None = None
+) -> list[Leg]:
+    """A leg of `amount` (none when it is zero), with both balances moved in memory so that later legs see it."""
+    if amount < 0:
+        raise ValueError(f"{reference}: negative amount {amount}")
+    if amount == 0:
+        return []
+    source.balance -= amount
+    target.balance += amount
+    return [Leg(reference, verb, source, target, amount, why)]
+
+
+def fund(session: Session, programme_id: int, amount: int, *, reference: str, at: dt.datetime, by: Actor) -> None:
+    """source → programme.pool: the bureau opens or adds to a programme."""
+    open_accounts(session, BUREAU, [Bucket.SOURCE])
+    open_accounts(session, programme(programme_id), [Bucket.POOL])
+    accounts = lock_accounts(session, BUREAU, programme(programme_id))
+    source, pool = accounts[BUREAU, Bucket.SOURCE], accounts[programme(programme_id), Bucket.POOL]
+    post(session, plan(reference, "fund", source, pool, amount), at=at, by=by)
+
+
+def award(session: Session, programme_id: int, allocation_id: int, amount: int, *, at: dt.datetime, by: Actor) -> None:
+    """programme.pool → allocation.available; an overdraft is repaid first. Refusal("pool-too-small") if the pool has less."""
+    owner = allocation(allocation_id)
+    open_accounts(session, owner, ALLOCATION_BUCKETS)
+    accounts = lock_accounts(session, programme(programme_id), owner)
+    pool = accounts[programme(programme_id), Bucket.POOL]
+    if pool.balance < amount:
+        raise Refusal(Sentence("pool-too-small", asked=amount, left=pool.balance), field="awarded_hours")
+    overdraft = accounts[owner, Bucket.OVERDRAFT]
+    reference = f"allocation:{allocation_id}:award"
+    legs = plan(reference, "award", pool, overdraft, min(amount, max(0, -overdraft.balance)))
+    legs += plan(reference, "award", pool, accounts[owner, Bucket.AVAILABLE], amount - sum(leg.amount for leg in legs))
+    post(session, legs, at=at, by=by)
+
+
+def hold(session: Session, allocation_id: int, amount: int, *, reference: str, at: dt.datetime, by: Actor) -> int:
+    """available → held for a booking; returns what is left. Refusal("needs-more-hours") when there is less."""
+    owner = allocation(allocation_id)
+    accounts = lock_accounts(session, owner)
+    available = accounts[owner, Bucket.AVAILABLE]
+    if available.balance < amount:
+        raise Refusal(Sentence("needs-more-hours", needed=amount, available=available.balance), field="gpus")
+    post(session, plan(reference, "hold", available, accounts[owner, Bucket.HELD], amount), at=at, by=by)
+    return available.balance
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One usage record's hours, and how much of them its booking still has on hold."""
+
+    reference: str
+    amount: int
+    from_hold: int
+
+
+def charge(session: Session, allocation_id: int, uses: Sequence[Use], *, at: dt.datetime, by: Actor) -> None:
+    """held, then available, then overdraft → used, for many records of one allocation at once."""
+    owner = allocation(allocation_id)
+    accounts = lock_accounts(session, owner)
+    held, available = accounts[owner, Bucket.HELD], accounts[owner, Bucket.AVAILABLE]
+    used, overdraft = accounts[owner, Bucket.USED], accounts[owner, Bucket.OVERDRAFT]
+    legs: list[Leg] = []
+    for use in uses:
+        rest = use.amount - use.from_hold
+        from_available = min(rest, max(0, available.balance))
+        legs += plan(use.reference, "charge", held, used, use.from_hold)
+        legs += plan(use.reference, "charge", available, used, from_available)
+        legs += plan(use.reference, "charge", overdraft, used, rest - from_available)
+    post(session, legs, at=at, by=by)
+
+
+def release(
+    session: Session, allocation_id: int, amount: int, *, reference: str, ended: bool, at: dt.datetime, by: Actor
+) -> None:
+    """held → available; of an allocation that has ended → expired."""
+    owner = allocation(allocation_id)
+    accounts = lock_accounts(session, owner)
+    target = accounts[owner, Bucket.EXPIRED if ended else Bucket.AVAILABLE]
+    post(session, plan(reference, "release", accounts[owner, Bucket.HELD], target, amount), at=at, by=by)
+
+
+def expire(session: Session, allocation_id: int, *, at: dt.datetime, by: Actor) -> int:
+    """available → expired when the allocation has ended; returns how much."""
+    owner = allocation(allocation_id)
+    accounts = lock_accounts(session, owner)
+    available = accounts[owner, Bucket.AVAILABLE]
+    amount = max(0, available.balance)
+    reference = f"allocation:{allocation_id}:expire"
+    post(session, plan(reference, "expire", available, accounts[owner, Bucket.EXPIRED], amount), at=at, by=by)
+    return amount
+
+
+def correct(
+    session: Session, entry_id: int, amount: int, *, reference: str, why: Sentence, at: dt.datetime, by: Actor
+) -> None:
+    """used → available: give back up to the amount of the charge it names. Refusal("correct-too-much") beyond that."""
+    entry = session.get_one(LedgerEntry, entry_id)
+    given = session.scalar(
+        sa.select(sa.func.coalesce(sa.func.sum(LedgerEntry.amount), 0)).where(LedgerEntry.corrects_id == entry_id)
+    )
+    left = entry.amount - int(given or 0)
+    if entry.verb != "charge" or not 0 < amount <= left:
+        raise Refusal(Sentence("correct-too-much", asked=amount, left=max(0, left)), field="amount")
+    owner = session.scalar(sa.select(LedgerAccount.owner).where(LedgerAccount.id == entry.to_account_id))
+    accounts = lock_accounts(session, str(owner))
+    used, available = accounts[str(owner), Bucket.USED], accounts[str(owner), Bucket.AVAILABLE]
+    post(session, [Leg(reference, "correct", used, available, amount, why, entry_id)], at=at, by=by)

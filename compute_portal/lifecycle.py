@@ -1,0 +1,137 @@
+"""One mechanism for all states: a printable table of moves, and a history row for every one that happened."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, Session, attributes, mapped_column
+
+from .access import Actor
+from .db import Base, UtcDateTime
+from .sentences import Refusal, Sentence
+
+
+@dataclass(frozen=True)
+class Lifecycle:
+    """`kind` names the subject in history rows; `moves` says which state may follow which."""
+
+    kind: str
+    states: type[enum.StrEnum]
+    moves: Mapping[Any, frozenset[Any]]
+
+    def allows(self, before: str, after: str) -> bool:
+        return after in self.moves.get(before, frozenset())
+
+
+class HasLife(Protocol):
+    LIFE: ClassVar[Lifecycle]
+    id: Mapped[int]
+    state: Mapped[Any]
+
+
+class HistoryEntry(Base):
+    """Who moved what from which state to which, when and why. Append-only: the database refuses anything else.
+
+    `by_id` is empty for what the system did. `why` is a stored Sentence, `note` the words of a person.
+    `before` equals `after` for an event that left the state alone, such as a claim.
+    """
+
+    __tablename__ = "history_entries"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(sa.String(24))
+    subject_id: Mapped[int]
+    verb: Mapped[str] = mapped_column(sa.String(24))
+    before: Mapped[str | None] = mapped_column(sa.String(24))
+    after: Mapped[str] = mapped_column(sa.String(24))
+    at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    by_id: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"))
+    why: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
+    note: Mapped[str | None] = mapped_column(sa.Text)
+    __table_args__ = (sa.Index("ix_history_entries_subject", "kind", "subject_id", "id"),)
+
+
+def begin(
+    session: Session, thing: HasLife, *, verb: str, at: dt.datetime, by: Actor, why: Sentence | None = None
+) -> None:
+    """Write the first history row of something new; flushes so that it has an id."""
+    session.flush()
+    _write(session, thing, verb, None, thing.state, at, by, why, None)
+
+
+def move_to(
+    session: Session,
+    thing: HasLife,
+    state: enum.StrEnum,
+    *,
+    verb: str,
+    at: dt.datetime,
+    by: Actor,
+    why: Sentence | None = None,
+    note: str | None = None,
+) -> None:
+    """Move to `state` if the table allows it and nobody moved it meanwhile; write the history row in the same breath.
+
+    Raises Refusal("no-such-move") or Refusal("moved-meanwhile").
+    """
+    before = thing.state
+    if not thing.LIFE.allows(before, state):
+        raise Refusal(Sentence("no-such-move", kind=thing.LIFE.kind, before=str(before), verb=verb))
+    model = type(thing)
+    moved = session.execute(
+        sa.update(model).where(model.id == thing.id, model.state == before).values(state=state),  # type: ignore[arg-type]
+        execution_options={"synchronize_session": False},
+    )
+    if moved.rowcount != 1:  # type: ignore[attr-defined]
+        raise Refusal(Sentence("moved-meanwhile", kind=thing.LIFE.kind))
+    attributes.set_committed_value(thing, "state", state)
+    _write(session, thing, verb, before, state, at, by, why, note)
+
+
+def note_event(
+    session: Session, thing: HasLife, *, verb: str, at: dt.datetime, by: Actor, why: Sentence | None = None
+) -> None:
+    """Something happened that people should find in the history, but the state stayed."""
+    _write(session, thing, verb, thing.state, thing.state, at, by, why, None)
+
+
+def _write(
+    session: Session,
+    thing: HasLife,
+    verb: str,
+    before: str | None,
+    after: str,
+    at: dt.datetime,
+    by: Actor,
+    why: Sentence | None,
+    note: str | None,
+) -> None:
+    session.execute(
+        sa.insert(HistoryEntry).values(
+            kind=thing.LIFE.kind,
+            subject_id=thing.id,
+            verb=verb,
+            before=None if before is None else str(before),
+            after=str(after),
+            at=at,
+            by_id=by.user_id,
+            why=None if why is None else why.to_json(),
+            note=note,
+        )
+    )
+
+
+def list_history(session: Session, life: Lifecycle, subject_id: int, limit: int = 100) -> list[HistoryEntry]:
+    """Newest first."""
+    return list(
+        session.scalars(
+            sa.select(HistoryEntry)
+            .where(HistoryEntry.kind == life.kind, HistoryEntry.subject_id == subject_id)
+            .order_by(HistoryEntry.id.desc())
+            .limit(limit)
+        )
+    )

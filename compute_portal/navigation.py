@@ -1,0 +1,74 @@
+"""The entries of the header, by role: at most six, in this order; a page that does not exist yet is left out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from flask import current_app, request
+
+from .access import Permission, Role
+from .guard import Person
+from .language import N_
+
+
+class Entry(NamedTuple):
+    endpoint: str
+    label: str
+    permission: Permission
+
+
+P = Permission
+_PROGRAMMES = Entry("programmes.index", N_("Programmes"), P.PROGRAMME_VIEW)
+_ENTERPRISES = Entry("enterprises.index", N_("Enterprises"), P.ENTERPRISE_VIEW)
+_ALLOCATIONS = Entry("allocations.index", N_("Allocations"), P.ALLOCATION_VIEW)
+_STATEMENTS = Entry("statements.index", N_("Statements"), P.STATEMENT_VIEW)
+_USAGE = Entry("usage.index", N_("Usage"), P.USAGE_VIEW)
+_QUEUE = Entry("bookings.index", N_("Bookings and queue"), P.BOOKING_VIEW)
+_CLUSTER = Entry("pools.index", N_("Cluster"), P.POOL_VIEW)
+
+ENTERPRISE = (
+    Entry("desk.start", N_("To do"), P.START_VIEW),
+    _ALLOCATIONS,
+    Entry("bookings.index", N_("Bookings"), P.BOOKING_VIEW),
+    _USAGE,
+    _STATEMENTS,
+    Entry("pools.index", N_("Pools and prices"), P.POOL_VIEW),
+)
+OPERATOR = (
+    Entry("desk.start", N_("To decide"), P.START_VIEW),
+    _ENTERPRISES,
+    _ALLOCATIONS,
+    _QUEUE,
+    _CLUSTER,
+    _PROGRAMMES,
+)
+FINANCE = (
+    Entry("desk.start", N_("This month"), P.START_VIEW),
+    _STATEMENTS,
+    _USAGE,
+    Entry("tariffs.index", N_("Prices"), P.TARIFF_VIEW),
+    Entry("programmes.index", N_("Budget and subsidy"), P.PROGRAMME_VIEW),
+    _ENTERPRISES,
+)
+# Auditors, administrators and people with several bureau roles see both sides.
+BUREAU = (Entry("desk.start", N_("Start"), P.START_VIEW), _ENTERPRISES, _ALLOCATIONS, _QUEUE, _CLUSTER, _STATEMENTS)
+
+
+def entries_for(person: Person | None) -> list[Entry]:
+    """What this person finds in the header, only pages that exist and may be opened."""
+    if person is None:
+        return []
+    if not person.actor.is_bureau:
+        entries = ENTERPRISE
+    elif person.actor.roles == {Role.OPERATOR}:
+        entries = OPERATOR
+    elif person.actor.roles == {Role.FINANCE}:
+        entries = FINANCE
+    else:
+        entries = BUREAU
+    return [e for e in entries if e.endpoint in current_app.view_functions and person.actor.may(e.permission)]
+
+
+def is_current(entry: Entry) -> bool:
+    """A feature's entry is marked on all its pages."""
+    return request.blueprint == entry.endpoint.partition(".")[0]

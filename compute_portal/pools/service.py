@@ -1,0 +1,316 @@
+"""Pools, nodes, prices and maintenance: the verbs, and the placing of GPUs that other features build on.
+
+Every verb that changes capacity or placement locks the pool's row and adds 1 to its version.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from .. import clock
+from ..access import Actor, Permission, require
+from ..db import lock
+from ..lifecycle import begin, move_to
+from ..sentences import NotFound, Refusal, Sentence
+from .availability import Placement
+from .models import Instruction, Maintenance, Node, NodeInterval, Occupancy, Pool, Tariff
+from .states import BookingUnit, InstructionState, InstructionVerb, MaintenanceState, NodeState
+
+
+def lock_pool(session: Session, pool_id: int) -> Pool:
+    pool = lock(session, Pool, pool_id)
+    if pool is None:
+        raise NotFound
+    return pool
+
+
+def changed(session: Session, pool: Pool) -> None:
+    """The pool's capacity or placement changed: plans made before are void. The pool is locked."""
+    pool.version += 1
+    session.flush()
+
+
+def add_pool(
+    session: Session,
+    *,
+    name: str,
+    model: str,
+    tflops_fp16_dense: int,
+    watts: int,
+    gpus_per_node: int,
+    nodes: int,
+    by: Actor,
+    now: dt.datetime,
+    how_to_connect: str | None = None,
+) -> Pool:
+    """A pool with `nodes` equal nodes named <name>-n001 …, all up from now."""
+    pool = Pool(
+        name=name,
+        model=model,
+        tflops_fp16_dense=tflops_fp16_dense,
+        watts=watts,
+        gpus_per_node=gpus_per_node,
+        booking_unit=BookingUnit.GPU,
+        takes_scripts=False,
+        how_to_connect=how_to_connect,
+        version=0,
+    )
+    session.add(pool)
+    session.flush()
+    slug = "".join(c if c.isalnum() else "-" for c in name.lower())
+    for position in range(nodes):
+        node = Node(
+            pool_id=pool.id,
+            position=position,
+            name=f"{slug}-n{position + 1:03}",
+            gpus=gpus_per_node,
+            state=NodeState.UP,
+        )
+        session.add(node)
+        begin(session, node, verb="add", at=now, by=by)
+        session.add(NodeInterval(node_id=node.id, state=NodeState.UP, starts_at=now))
+    session.flush()
+    return pool
+
+
+def set_tariff(
+    session: Session, pool_id: int, *, from_on: dt.date, price_micro_yuan: int, by: Actor, now: dt.datetime
+) -> Tariff:
+    """The pool's price from a day on. Only the future may change; the first price of a pool may begin any day.
+
+    Raises Refusal("tariff-needs-future") or Refusal("tariff-day-taken"), both at `from_on`.
+    """
+    require(by, Permission.TARIFF_SET)
+    lock_pool(session, pool_id)
+    days = set(session.scalars(sa.select(Tariff.from_on).where(Tariff.pool_id == pool_id)))
+    if days and from_on <= clock.day_of(now):
+        raise Refusal(Sentence("tariff-needs-future", first=clock.day_of(now) + dt.timedelta(days=1)), "from_on")
+    if from_on in days:
+        raise Refusal(Sentence("tariff-day-taken", day=from_on), "from_on")
+    tariff = Tariff(pool_id=pool_id, from_on=from_on, price_micro_yuan=price_micro_yuan, set_by=by.user_id, set_at=now)
+    session.add(tariff)
+    session.flush()
+    return tariff
+
+
+def change_node_state(
+    session: Session, node_id: int, state: NodeState, *, verb: str, by: Actor, now: dt.datetime, note: str | None = None
+) -> None:
+    """Move a node and its open interval; void older plans."""
+    node = session.get(Node, node_id)
+    if node is None:
+        raise NotFound
+    pool = lock_pool(session, node.pool_id)
+    session.refresh(node)
+    move_to(session, node, state, verb=verb, at=now, by=by, note=note)
+    session.execute(
+        sa.update(NodeInterval)
+        .where(NodeInterval.node_id == node_id, NodeInterval.ends_at.is_(None))
+        .values(ends_at=now)
+    )
+    session.add(NodeInterval(node_id=node_id, state=state, starts_at=now))
+    changed(session, pool)
+
+
+def drain(session: Session, node_id: int, *, why: str, by: Actor, now: dt.datetime) -> Instruction:
+    """Ask the scheduler to drain a node: it finishes what runs and takes nothing new."""
+    require(by, Permission.NODE_DRAIN)
+    return _ask_about_node(session, InstructionVerb.DRAIN, node_id, NodeState.DRAINING, why=why, by=by, now=now)
+
+
+def resume(session: Session, node_id: int, *, why: str, by: Actor, now: dt.datetime) -> Instruction:
+    require(by, Permission.NODE_RESUME)
+    return _ask_about_node(session, InstructionVerb.RESUME, node_id, NodeState.UP, why=why, by=by, now=now)
+
+
+def _ask_about_node(
+    session: Session, verb: InstructionVerb, node_id: int, goal: NodeState, *, why: str, by: Actor, now: dt.datetime
+) -> Instruction:
+    node = session.get(Node, node_id)
+    if node is None:
+        raise NotFound
+    if not node.LIFE.allows(node.state, goal):
+        raise Refusal(Sentence("no-such-move", kind="node", before=node.state.value, verb=verb.value))
+    open_already = session.scalar(
+        sa.select(Instruction.id).where(
+            Instruction.target_kind == "node",
+            Instruction.target_id == node_id,
+            Instruction.state.in_((InstructionState.WAITING, InstructionState.CLAIMED)),
+        )
+    )
+    if open_already is not None:
+        raise Refusal(Sentence("already-asked"))
+    return ask(session, verb, "node", node_id, why=why, by=by, now=now)
+
+
+def ask(
+    session: Session,
+    verb: InstructionVerb,
+    target_kind: str,
+    target_id: int,
+    *,
+    why: str | None,
+    by: Actor,
+    now: dt.datetime,
+) -> Instruction:
+    """Leave an instruction for the scheduler's next cycle."""
+    instruction = Instruction(
+        verb=verb,
+        target_kind=target_kind,
+        target_id=target_id,
+        why=why,
+        by_id=by.user_id,
+        at=now,
+        state=InstructionState.WAITING,
+    )
+    session.add(instruction)
+    session.flush()
+    return instruction
+
+
+def answer(session: Session, instruction_id: int, sentence: Sentence, *, done: bool, now: dt.datetime) -> None:
+    """The scheduler's answer, in the same row."""
+    session.execute(
+        sa.update(Instruction)
+        .where(Instruction.id == instruction_id)
+        .values(
+            state=InstructionState.DONE if done else InstructionState.FAILED,
+            answered_at=now,
+            answer=sentence.to_json(),
+        )
+    )
+
+
+def plan_maintenance(
+    session: Session,
+    pool_id: int,
+    *,
+    node_ids: Sequence[int],
+    starts_at: dt.datetime,
+    ends_at: dt.datetime,
+    reason: str,
+    by: Actor,
+    now: dt.datetime,
+) -> Maintenance:
+    """Close nodes for a window. Refused while something confirmed or running occupies them then: nothing is dropped.
+
+    Raises Refusal("maintenance-order" | "maintenance-past" | "maintenance-nodes" | "maintenance-clashes").
+    """
+    require(by, Permission.MAINTENANCE_PLAN)
+    pool = lock_pool(session, pool_id)
+    if ends_at <= starts_at:
+        raise Refusal(Sentence("ends-before-start"), "ends_at")
+    if starts_at < now:
+        raise Refusal(Sentence("start-is-past"), "starts_at")
+    ours = set(session.scalars(sa.select(Node.id).where(Node.pool_id == pool_id)))
+    if not node_ids or not set(node_ids) <= ours:
+        raise Refusal(Sentence("maintenance-nodes"), "node_ids")
+    clashes = session.scalar(
+        sa.select(sa.func.count(sa.distinct(Occupancy.booking_id))).where(
+            Occupancy.node_id.in_(node_ids), Occupancy.starts_at < ends_at, Occupancy.ends_at > starts_at
+        )
+    )
+    if clashes:
+        raise Refusal(Sentence("maintenance-clashes", n=int(clashes)), "starts_at")
+    window = Maintenance(
+        pool_id=pool_id,
+        node_ids=sorted(set(node_ids)),
+        starts_at=starts_at,
+        ends_at=ends_at,
+        reason=reason,
+        state=MaintenanceState.PLANNED,
+    )
+    session.add(window)
+    begin(session, window, verb="plan", at=now, by=by)
+    changed(session, pool)
+    return window
+
+
+def cancel_maintenance(session: Session, window_id: int, *, by: Actor, now: dt.datetime) -> None:
+    require(by, Permission.MAINTENANCE_CANCEL)
+    window = session.get(Maintenance, window_id)
+    if window is None:
+        raise NotFound
+    pool = lock_pool(session, window.pool_id)
+    session.refresh(window)
+    move_to(session, window, MaintenanceState.CANCELLED, verb="cancel", at=now, by=by)
+    changed(session, pool)
+
+
+def occupy(
+    session: Session,
+    pool: Pool,
+    booking_id: int,
+    placement: Placement,
+    *,
+    fixed: bool,
+    starts_at: dt.datetime,
+    ends_at: dt.datetime,
+) -> None:
+    """Give GPUs to a booking. The pool is locked; the caller bumps the version once per transaction."""
+    session.execute(
+        sa.insert(Occupancy),
+        [
+            {
+                "pool_id": pool.id,
+                "node_id": node_id,
+                "booking_id": booking_id,
+                "gpu_mask": mask,
+                "gpus": mask.bit_count(),
+                "fixed": fixed,
+                "starts_at": starts_at,
+                "ends_at": ends_at,
+            }
+            for node_id, mask in placement
+        ],
+    )
+
+
+def free(session: Session, booking_id: int, *, at: dt.datetime) -> None:
+    """Nothing of this booking was ever given: its future GPUs are free again at once."""
+    session.execute(
+        sa.update(Occupancy)
+        .where(Occupancy.booking_id == booking_id, Occupancy.released_at.is_(None))
+        .values(
+            ends_at=sa.case(
+                (Occupancy.starts_at > at, Occupancy.starts_at), (Occupancy.ends_at > at, at), else_=Occupancy.ends_at
+            ),
+            released_at=at,
+        )
+    )
+
+
+def end_occupancies(session: Session, booking_ids: Iterable[int], *, at: dt.datetime) -> None:
+    """The booking ended: its GPUs are planned for others from `at`, but stay taken until `release_occupancies`."""
+    session.execute(
+        sa.update(Occupancy)
+        .where(
+            Occupancy.booking_id.in_(list(booking_ids)),
+            Occupancy.released_at.is_(None),
+            Occupancy.ends_at > at,
+            Occupancy.starts_at <= at,
+        )
+        .values(ends_at=at)
+    )
+
+
+def release_occupancies(session: Session, booking_id: int, *, at: dt.datetime) -> None:
+    """Access was taken back: others may be let in."""
+    session.execute(
+        sa.update(Occupancy)
+        .where(Occupancy.booking_id == booking_id, Occupancy.released_at.is_(None))
+        .values(released_at=at, stuck_at=None)
+    )
+
+
+def withhold_occupancies(session: Session, booking_id: int, *, at: dt.datetime) -> None:
+    """Access could not be taken back: those GPUs are out of service until it is."""
+    session.execute(
+        sa.update(Occupancy)
+        .where(Occupancy.booking_id == booking_id, Occupancy.released_at.is_(None), Occupancy.stuck_at.is_(None))
+        .values(stuck_at=at)
+    )

@@ -1,0 +1,94 @@
+"""Reading people, their sessions and keys."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from .models import SshKey, User, UserSession
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """A live session and its person."""
+
+    session_id: int
+    user_id: int
+    enterprise_id: int | None
+    seen_at: dt.datetime
+    name: str
+    name_en: str | None
+    email: str
+    language: str
+    theme: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PersonName:
+    """What pages call somebody. An erased person has an empty name."""
+
+    id: int
+    name: str
+    name_en: str | None
+
+
+def hash_token(token: str) -> str:
+    """What the database keeps of a session's cookie."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def find_signed_in(session: Session, token: str, *, now: dt.datetime, idle_minutes: int) -> SignedIn | None:
+    """The live session of this cookie: not ended, not idle, not over its absolute end, its person not disabled."""
+    row = session.execute(
+        sa.select(
+            UserSession.id,
+            UserSession.user_id,
+            UserSession.enterprise_id,
+            UserSession.seen_at,
+            User.name,
+            User.name_en,
+            User.email,
+            User.language,
+            User.theme,
+        )
+        .join(User, User.id == UserSession.user_id)
+        .where(
+            UserSession.token_hash == hash_token(token),
+            UserSession.ended_at.is_(None),
+            UserSession.expires_at > now,
+            UserSession.seen_at > now - dt.timedelta(minutes=idle_minutes),
+            User.disabled_at.is_(None),
+        )
+    ).one_or_none()
+    return None if row is None else SignedIn(*row)
+
+
+def find_by_email(session: Session, email: str) -> User | None:
+    return session.scalar(sa.select(User).where(User.email == email.strip().lower()))
+
+
+def get_user(session: Session, user_id: int) -> User:
+    return session.get_one(User, user_id)
+
+
+def names_of(session: Session, user_ids: Iterable[int | None]) -> dict[int, PersonName]:
+    """Names for histories and lists, in one query; ids that are None or unknown are left out."""
+    wanted = {user_id for user_id in user_ids if user_id is not None}
+    if not wanted:
+        return {}
+    rows = session.execute(sa.select(User.id, User.name, User.name_en).where(User.id.in_(wanted)))
+    return {row.id: PersonName(*row) for row in rows}
+
+
+def list_keys(session: Session, user_id: int) -> list[SshKey]:
+    """A person's keys in use, newest first."""
+    return list(
+        session.scalars(
+            sa.select(SshKey).where(SshKey.user_id == user_id, SshKey.removed_at.is_(None)).order_by(SshKey.id.desc())
+        )
+    )

@@ -1,0 +1,157 @@
+"""Statements for pages: months, lists, and the lines of a draft computed from its charges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from .. import units
+from ..access import Actor, must_see, visible
+from ..bookings.models import Booking
+from ..enterprises.models import Enterprise
+from ..pools.models import Pool, Tariff
+from ..usage.models import Charge
+from .models import Statement, StatementLine
+from .states import StatementState
+
+PAGE = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One booking at one price; adjustments of earlier months apart."""
+
+    booking_id: int
+    title: str
+    pool_name: str
+    gpus: int
+    tariff_id: int
+    adjustment: bool
+    gpu_seconds: int
+    price_micro_yuan: int
+    amount_micro_yuan: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    gpu_seconds: int
+    amount_micro_yuan: int
+    tax_micro_yuan: int
+
+    @property
+    def payable_micro_yuan(self) -> int:
+        return self.amount_micro_yuan + self.tax_micro_yuan
+
+
+def draft_lines(session: Session, enterprise_id: int, month: str) -> list[Line]:
+    """Charges billed in the month, added up by booking, tariff and adjustment; rounded once per line."""
+    rows = session.execute(
+        sa.select(
+            Charge.booking_id,
+            Booking.title,
+            Pool.name,
+            Booking.gpus,
+            Charge.tariff_id,
+            Charge.adjustment,
+            sa.func.sum(Charge.gpu_seconds),
+            Tariff.price_micro_yuan,
+        )
+        .join(Booking, Booking.id == Charge.booking_id)
+        .join(Pool, Pool.id == Booking.pool_id)
+        .join(Tariff, Tariff.id == Charge.tariff_id)
+        .where(Charge.enterprise_id == enterprise_id, Charge.billed_in == month)
+        .group_by(
+            Charge.booking_id, Booking.title, Pool.name, Booking.gpus, Charge.tariff_id, Charge.adjustment,
+            Tariff.price_micro_yuan,
+        )
+        .order_by(Charge.adjustment, Charge.booking_id, Charge.tariff_id)
+    )  # fmt: skip
+    return [
+        Line(
+            booking_id, title, pool, gpus, tariff_id, adjustment, int(seconds), price,
+            units.amount_micro_yuan(int(seconds), price),
+        )
+        for booking_id, title, pool, gpus, tariff_id, adjustment, seconds, price in rows
+    ]  # fmt: skip
+
+
+def frozen_lines(session: Session, statement_id: int) -> list[Line]:
+    rows = session.execute(
+        sa.select(StatementLine, Booking.title, Pool.name, Booking.gpus)
+        .join(Booking, Booking.id == StatementLine.booking_id)
+        .join(Pool, Pool.id == Booking.pool_id)
+        .where(StatementLine.statement_id == statement_id)
+        .order_by(StatementLine.adjustment, StatementLine.booking_id, StatementLine.tariff_id)
+    )
+    return [
+        Line(
+            line.booking_id, title, pool, gpus, line.tariff_id, line.adjustment, line.gpu_seconds,
+            line.price_micro_yuan, line.amount_micro_yuan,
+        )
+        for line, title, pool, gpus in rows
+    ]  # fmt: skip
+
+
+def get_statement(session: Session, statement_id: int, by: Actor) -> Statement:
+    return must_see(session.get(Statement, statement_id), by)
+
+
+def lines_of(session: Session, statement: Statement) -> list[Line]:
+    if statement.state is StatementState.DRAFT:
+        return draft_lines(session, statement.enterprise_id, statement.month)
+    return frozen_lines(session, statement.id)
+
+
+def totals_of(statement: Statement, lines: list[Line]) -> Totals:
+    """Frozen when closed; of a draft computed from its lines, with tax once on the total."""
+    if statement.state is not StatementState.DRAFT:
+        return Totals(statement.gpu_seconds, statement.amount_micro_yuan, statement.tax_micro_yuan)
+    amount = sum(line.amount_micro_yuan for line in lines)
+    tax = units.tax_micro_yuan(amount, statement.tax_permille)
+    return Totals(sum(line.gpu_seconds for line in lines), amount, tax)
+
+
+def list_months(session: Session, by: Actor, limit: int = 24) -> list[str]:
+    """Months that have statements, newest first."""
+    query = sa.select(Statement.month).distinct().order_by(Statement.month.desc()).limit(limit)
+    return list(session.scalars(visible(query, Statement.enterprise_id, by)))
+
+
+def count_by_state(session: Session, month: str) -> dict[StatementState, int]:
+    rows = session.execute(
+        sa.select(Statement.state, sa.func.count()).where(Statement.month == month).group_by(Statement.state)
+    )
+    return {state: n for state, n in rows}
+
+
+def list_statements(
+    session: Session, by: Actor, *, month: str | None = None, page: int = 1
+) -> tuple[list[tuple[Statement, Enterprise]], int]:
+    query = visible(
+        sa.select(Statement, Enterprise).join(Enterprise, Enterprise.id == Statement.enterprise_id),
+        Statement.enterprise_id,
+        by,
+    )
+    count = visible(sa.select(sa.func.count()).select_from(Statement), Statement.enterprise_id, by)
+    if month is not None:
+        query, count = query.where(Statement.month == month), count.where(Statement.month == month)
+    rows = session.execute(query.order_by(Statement.month.desc(), Statement.id).limit(PAGE).offset((page - 1) * PAGE))
+    return [(statement, enterprise) for statement, enterprise in rows], session.scalar(count) or 0
+
+
+def draft_totals(session: Session, month: str, enterprise_ids: list[int], tax_permille: int) -> dict[int, Totals]:
+    """Totals of many drafts in one query; each line rounded as on its statement."""
+    rows = session.execute(
+        sa.select(Charge.enterprise_id, sa.func.sum(Charge.gpu_seconds), Tariff.price_micro_yuan)
+        .join(Tariff, Tariff.id == Charge.tariff_id)
+        .where(Charge.enterprise_id.in_(enterprise_ids), Charge.billed_in == month)
+        .group_by(Charge.enterprise_id, Charge.booking_id, Charge.tariff_id, Charge.adjustment, Tariff.price_micro_yuan)
+    )
+    seconds: dict[int, int] = {}
+    amounts: dict[int, int] = {}
+    for enterprise_id, line_seconds, price in rows:
+        seconds[enterprise_id] = seconds.get(enterprise_id, 0) + int(line_seconds)
+        amounts[enterprise_id] = amounts.get(enterprise_id, 0) + units.amount_micro_yuan(int(line_seconds), price)
+    return {id: Totals(seconds[id], amounts[id], units.tax_micro_yuan(amounts[id], tax_permille)) for id in seconds}

@@ -1,0 +1,28 @@
+"""gunicorn's settings: `gunicorn -c config/gunicorn.py wsgi:app`. Each has an environment variable, see env.example."""
+
+from __future__ import annotations
+
+import os
+
+from config.logs import log_settings
+
+bind = os.environ.get("PORTAL_BIND") or f"127.0.0.1:{os.environ.get('PORT') or '8000'}"
+worker_class = "gthread"
+workers = int(os.environ.get("PORTAL_WEB_WORKERS") or 2)
+threads = int(os.environ.get("PORTAL_WEB_THREADS") or 4)
+
+# A request that runs longer loses its worker; after SIGTERM requests in flight have this long to end.
+timeout = 60
+graceful_timeout = 30
+keepalive = 5
+
+# On by default since 25: a socket in the home directory through which workers can be added and killed.
+control_socket_disable = True
+
+# Only a proxy on this machine may say who the client is; the app counts proxies itself (PORTAL_TRUSTED_PROXIES).
+forwarded_allow_ips = "127.0.0.1"
+
+# The app writes one line per request itself, with the request id.
+accesslog = None
+loglevel = (os.environ.get("PORTAL_LOG_LEVEL") or "INFO").lower()
+logconfig_dict = log_settings("web", loglevel.upper())

@@ -1,0 +1,111 @@
+"""Every setting, read once from the environment (PORTAL_…), checked, and refused loudly."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_SECRET = "change-me"  # noqa: S105 - the value that production refuses
+
+
+class SettingsError(SystemExit):
+    """A setting is wrong; the message is one line per setting, for the person who starts the process. Exit code 2."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+        super().__init__(2)
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="PORTAL_", extra="ignore", frozen=True)
+
+    env: Literal["production", "demo", "development", "test"] = "development"
+    database_url: str = f"sqlite:///{ROOT / 'var' / 'portal.sqlite'}"
+    secret_key: str = DEFAULT_SECRET
+    public_url: str = "http://127.0.0.1:8000"
+    engine: Literal["embedded"] = "embedded"
+    access_hook: str = ""
+    debug: bool = False
+    trusted_proxies: int = Field(default=0, ge=0, le=3)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    policy_file: Path = ROOT / "config" / "policy.toml"
+    bureau_name_zh: str = "市人工智能局"
+    bureau_name_en: str = "City Bureau of Artificial Intelligence"
+    service_name_zh: str = "算力公共服务平台"
+    service_name_en: str = "Compute Commons"
+    contact: str = ""
+
+    @field_validator("public_url")
+    @classmethod
+    def _a_whole_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+            raise ValueError("must be scheme and host only, for example https://compute.example.gov.cn")
+        return value.rstrip("/")
+
+    @field_validator("database_url")
+    @classmethod
+    def _a_store_we_know(cls, value: str) -> str:
+        if not value.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
+            raise ValueError("must begin with sqlite:/// or postgresql://")
+        return value
+
+    @model_validator(mode="after")
+    def _production_is_strict(self) -> Settings:
+        if self.env == "production":
+            if self.secret_key == DEFAULT_SECRET or len(self.secret_key) < 32:
+                raise ValueError("secret_key: production needs a secret of at least 32 characters of its own")
+            if self.debug:
+                raise ValueError("debug: must be off in production")
+            if not self.public_url.startswith("https://"):
+                raise ValueError("public_url: production needs https://")
+        return self
+
+    @property
+    def secure(self) -> bool:
+        """Cookie name, its Secure flag and HSTS follow the public address."""
+        return self.public_url.startswith("https://")
+
+    @property
+    def public_host(self) -> str:
+        return urlsplit(self.public_url).netloc
+
+    @property
+    def cookie_name(self) -> str:
+        return "__Host-portal" if self.secure else "portal"
+
+    @cached_property
+    def access_hook_argv(self) -> list[str]:
+        """The operator's grant/revoke command; empty when the bureau hands access over by hand."""
+        return shlex.split(self.access_hook)
+
+    @property
+    def demo_allowed(self) -> bool:
+        return self.env != "production"
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read and check the environment. Raises SettingsError with one readable line per wrong setting."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = "PORTAL_" + str(problem["loc"][0]).upper() if problem["loc"] else "PORTAL settings"
+            lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
+        raise SettingsError(lines) from None
+
+
+def a_new_secret() -> str:
+    return secrets.token_urlsafe(48)
