@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 import sqlalchemy as sa
 
@@ -112,6 +112,7 @@ class Actor:
 SYSTEM = Actor(user_id=None)
 
 M = TypeVar("M")
+Columns = TypeVarTuple("Columns")
 
 
 def require(by: Actor, permission: Permission) -> None:
@@ -120,7 +121,7 @@ def require(by: Actor, permission: Permission) -> None:
         raise Refusal(Sentence("not-allowed"))
 
 
-def visible(query: sa.Select[Any], enterprise_id: Any, by: Actor) -> sa.Select[Any]:
+def visible(query: sa.Select[*Columns], enterprise_id: Any, by: Actor) -> sa.Select[*Columns]:
     """Narrow a query to the rows this actor may see: the bureau and the system all, a member the own enterprise's."""
     if by is SYSTEM or by.is_bureau:
         return query

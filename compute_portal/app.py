@@ -12,8 +12,6 @@ from typing import Any
 
 import sqlalchemy as sa
 import structlog
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from flask import Blueprint, Flask, Response, g, jsonify, make_response, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import LoginManager
@@ -23,12 +21,13 @@ from werkzeug.exceptions import HTTPException, SecurityError
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter
 
-from config.settings import ROOT, Settings
+from config.settings import Settings
 
-from . import badges, clock, guard, language, navigation
+from . import badges, clock, guard, language, navigation, schema
 from .access import Role
 from .db import Database
 from .desk.models import Leader
+from .forms import a_form_key
 from .guard import Portal, public
 from .language import HTML_LANG, N_
 from .policy import Policy, load_policy
@@ -94,6 +93,8 @@ def create_app(settings: Settings, database: Database | None = None, policy: Pol
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
+    # An unhandled exception is logged once, by _incident, with the number that the reader sees.
+    app.log_exception = lambda exc_info: None  # type: ignore[method-assign]
     _speak(app)
     app.before_request(_begin)
     app.before_request(guard.check)
@@ -150,6 +151,7 @@ def _speak(app: Flask) -> None:
         translated=lambda text: language.gettext(guard.language(), str(text)),
     )
     env.globals.update(
+        a_form_key=a_form_key,
         badge=badges.badge,
         happened=badges.happened,
         html_lang=lambda: HTML_LANG[guard.language()],
@@ -379,7 +381,7 @@ def readyz() -> ResponseReturnValue:
 def _readiness(database: Database) -> dict[str, dict[str, Any]]:
     checks: dict[str, dict[str, Any]] = {
         "database": {"ok": False},
-        "migrations": {"ok": False, "found": None, "expected": _migration_head()},
+        "migrations": {"ok": False, "found": None, "expected": schema.newest()},
         "scheduler": {"ok": False, "heartbeat_seconds": None},
     }
     try:
@@ -387,7 +389,7 @@ def _readiness(database: Database) -> dict[str, dict[str, Any]]:
             session.execute(sa.select(1))
             checks["database"]["ok"] = True
             found = sorted(session.scalars(sa.text("SELECT version_num FROM alembic_version")))
-            checks["migrations"] |= {"found": ",".join(found), "ok": found == [_migration_head()]}
+            checks["migrations"] |= {"found": ",".join(found), "ok": found == [schema.newest()]}
             heartbeat = session.scalar(sa.select(Leader.heartbeat_at))
     except sa.exc.DBAPIError:
         # Also when the tables are not there yet: what is still false in the answer says how far it came.
@@ -397,10 +399,3 @@ def _readiness(database: Database) -> dict[str, dict[str, Any]]:
         age = clock.seconds_between(heartbeat, guard.now())
         checks["scheduler"] = {"ok": age < HEARTBEAT_SECONDS, "heartbeat_seconds": age}
     return checks
-
-
-@cache
-def _migration_head() -> str | None:
-    config = Config()
-    config.set_main_option("script_location", str(ROOT / "migrations"))
-    return ScriptDirectory.from_config(config).get_current_head()

@@ -96,9 +96,10 @@ class Database:
 
     @contextmanager
     def read_only(self) -> Iterator[Session]:
+        # Closing ends the snapshot. A rollback first would expire what was loaded, and a page that shows a refused form
+        # again needs it.
         with self._reading() as session:
             yield session
-            session.rollback()
 
     def transaction(self, work: Callable[[Session], T]) -> T:
         """Run `work` in one writing transaction; commit, or roll everything back."""

@@ -1,7 +1,7 @@
 """What every form shares: labels in the reader's language, refusals at their field, a one-time key, typed numbers.
 
 Labels, hints (`description`) and messages are English msgids marked with `N_()`; the macro translates them where they
-are shown. An error is a msgid or a Sentence.
+are shown. An error is a Sentence, or a msgid.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from flask import make_response, render_template
 from flask.typing import ResponseReturnValue
 from flask_wtf import FlaskForm
-from wtforms import Field, HiddenField, StringField, TextAreaField, ValidationError
-from wtforms.validators import Length, StopValidation
+from wtforms import Field, HiddenField, SelectField, StringField, TextAreaField, ValidationError
+from wtforms.validators import StopValidation
 
 from . import clock, units
 from .guard import language
@@ -29,12 +29,12 @@ def a_form_key() -> str:
     return secrets.token_urlsafe(24)
 
 
-class PortalForm(FlaskForm):  # type: ignore[misc]
+class PortalForm(FlaskForm):
     """A form with its one-time key (`form.form_key.data`, for `guard.one_time`)."""
 
     form_key = HiddenField(default=a_form_key)
 
-    class Meta(FlaskForm.Meta):  # type: ignore[misc]
+    class Meta(FlaskForm.Meta):
         @property
         def locales(self) -> list[str]:
             """WTForms' own messages come in the reader's language; it calls Simplified Chinese 'zh'."""
@@ -46,7 +46,7 @@ class PortalForm(FlaskForm):  # type: ignore[misc]
             field = self._fields[refusal.field]
             field.errors = [*field.errors, refusal.sentence]
         else:
-            self.form_errors = [*self.form_errors, refusal.sentence]
+            self.form_errors: list[Message] = [*self.form_errors, refusal.sentence]
 
     @property
     def problems(self) -> list[tuple[str | None, Message]]:
@@ -68,10 +68,9 @@ def show(template: str, form: PortalForm | None = None, **values: Any) -> Respon
 class Required:
     """Something must be typed or chosen. Looks at what came, so that an unreadable number keeps its own complaint."""
 
-    field_flags = {"required": True}
-
-    def __init__(self, message: Message = N_("Fill in this field.")) -> None:
-        self.message = message
+    def __init__(self, message: Message | None = None) -> None:
+        self.message = message or Sentence("required")
+        self.field_flags = {"required": True}
 
     def __call__(self, form: FlaskForm, field: Field) -> None:
         if not field.raw_data or not str(field.raw_data[0]).strip():
@@ -79,12 +78,20 @@ class Required:
             raise StopValidation(self.message)
 
 
-def at_most(characters: int) -> Length:
-    return Length(max=characters)
+class AtMost:
+    """No more characters than this; the browser is told too."""
+
+    def __init__(self, characters: int) -> None:
+        self.characters = characters
+        self.field_flags = {"maxlength": characters}
+
+    def __call__(self, form: FlaskForm, field: Field) -> None:
+        if len(field.data or "") > self.characters:
+            raise ValidationError(Sentence("too-long", n=self.characters))
 
 
 def _no_control_characters(form: FlaskForm, field: Field) -> None:
-    """PostgreSQL refuses the zero byte, and the others have no place in a name. Line breaks and tabs may stand in text."""
+    """PostgreSQL refuses the zero byte, and the others have no place in a text but for line breaks and tabs."""
     if any(ord(letter) < 32 and letter not in "\t\r\n" for letter in field.data or ""):
         raise ValidationError(N_("This text holds a character that cannot be stored; type it again."))
 
@@ -98,26 +105,26 @@ def _stripped(text: str | None) -> str | None:
     return text.strip() if text is not None else None
 
 
-class LineField(StringField):  # type: ignore[misc]
+class LineField(StringField):
     """One line of text, stripped."""
 
     def __init__(self, label: str, validators: Sequence[Any] = (), *, most: int = 120, **options: Any) -> None:
         options.setdefault("filters", [_stripped])
-        super().__init__(label, [*validators, at_most(most), _no_control_characters, _one_line], **options)
+        super().__init__(label, [*validators, AtMost(most), _no_control_characters, _one_line], **options)
 
 
-class TextField(TextAreaField):  # type: ignore[misc]
+class TextField(TextAreaField):
     """Some lines of text, stripped, line ends as \\n."""
 
     def __init__(self, label: str, validators: Sequence[Any] = (), *, most: int = 4000, **options: Any) -> None:
         options.setdefault("filters", [_stripped, lambda text: text.replace("\r\n", "\n") if text else text])
-        super().__init__(label, [*validators, at_most(most), _no_control_characters], **options)
+        super().__init__(label, [*validators, AtMost(most), _no_control_characters], **options)
 
 
-class TypedField(StringField):  # type: ignore[misc]
+class TypedField(StringField):
     """Text that stands for something else. `data` is the value or None; what was typed is kept for showing again."""
 
-    complaint: str = ""
+    complaint: Sentence
 
     def __init__(self, label: str, validators: Sequence[Any] = (), **options: Any) -> None:
         self.typed: str | None = None
@@ -149,7 +156,7 @@ class TypedField(StringField):  # type: ignore[misc]
 class CountField(TypedField):
     """A positive whole number, thousands separators allowed."""
 
-    complaint = N_("Type a whole number from 1, for example 64.")
+    complaint = Sentence("not-a-whole-number", example="64")
 
     def read(self, text: str) -> int:
         number = int(text.replace(",", "").replace("，", ""))
@@ -164,7 +171,7 @@ class CountField(TypedField):
 class HoursField(TypedField):
     """GPU-hours as people write them; `data` is GPU-seconds."""
 
-    complaint = N_("Type a number of GPU-hours above 0, for example 2,000.")
+    complaint = Sentence("not-a-number", example="2,000")
 
     def read(self, text: str) -> int:
         return units.parse_gpu_hours(text)
@@ -176,7 +183,7 @@ class HoursField(TypedField):
 class YuanField(TypedField):
     """Yuan as people write them; `data` is micro-yuan."""
 
-    complaint = N_("Type an amount in yuan, for example 16.50.")
+    complaint = Sentence("not-a-number", example="16.50")
 
     def read(self, text: str) -> int:
         return units.parse_yuan(text)
@@ -188,13 +195,14 @@ class YuanField(TypedField):
 class MomentField(TypedField):
     """2026-11-20 20:00 in Beijing time; `data` is the UTC instant."""
 
-    complaint = N_("Type day and time like 2026-11-20 20:00.")
+    complaint = Sentence("not-an-instant", example="2026-11-20 20:00")
 
     def read(self, text: str) -> dt.datetime:
-        local = dt.datetime.strptime(text.replace("T", " ").replace("：", ":")[:16], "%Y-%m-%d %H:%M")
+        plain = text.replace("T", " ").replace("：", ":")
+        local = dt.datetime.strptime(plain, "%Y-%m-%d %H:%M").replace(tzinfo=clock.SHANGHAI)
         if not 2000 <= local.year <= 2200:
             raise ValueError(text)
-        return local.replace(tzinfo=clock.SHANGHAI).astimezone(dt.UTC)
+        return local.astimezone(dt.UTC)
 
     def write(self, value: dt.datetime) -> str:
         return typed(value)
@@ -203,7 +211,7 @@ class MomentField(TypedField):
 class DayField(TypedField):
     """2026-11-20; `data` is the date."""
 
-    complaint = N_("Type a day like 2026-11-20.")
+    complaint = Sentence("not-a-date", example="2026-11-20")
 
     def read(self, text: str) -> dt.date:
         day = dt.date.fromisoformat(text)
@@ -213,3 +221,19 @@ class DayField(TypedField):
 
     def write(self, value: dt.date) -> str:
         return value.isoformat()
+
+
+class ChoiceField(SelectField):
+    """One of a list. `choices` are set by the view: (value, text in the reader's language)."""
+
+    def pre_validate(self, form: FlaskForm) -> None:
+        try:
+            super().pre_validate(form)
+        except ValidationError:
+            raise ValidationError(Sentence("not-a-choice")) from None
+
+    def process_formdata(self, valuelist: list[str]) -> None:
+        try:
+            super().process_formdata(valuelist)
+        except ValueError:
+            raise ValueError(Sentence("not-a-choice")) from None

@@ -1,4 +1,4 @@
-"""Who may open which page, and what every page is given: the person, a reading session, the request's now, transactions.
+"""Who may open which page, and what every page is given: the person, a reading session, now, transactions.
 
 Every route says who may open it, once: `@allows(Permission.X)` or `@public`. `check` reads that before the view runs;
 a route that says nothing stops the app from starting.
@@ -52,7 +52,7 @@ class Portal:
 
 
 @dataclass(frozen=True)
-class Person(UserMixin):  # type: ignore[misc]
+class Person(UserMixin):
     """Who is signed in, for the header and the rules. `place` is the enterprise acted for, None for the bureau."""
 
     user_id: int
@@ -77,7 +77,7 @@ class Person(UserMixin):  # type: ignore[misc]
 
 @dataclass
 class _RequestState:
-    now: dt.datetime = field(default_factory=clock.now)
+    now: dt.datetime = field(default_factory=lambda: clock.now())  # read when it is asked: tests move it
     reading: Session | None = None
     closing: ExitStack = field(default_factory=ExitStack)
     person: Person | None = None
@@ -118,7 +118,8 @@ def check_every_route(app: Flask) -> None:
 
 def access_of(app: Flask, endpoint: str) -> str:
     """PUBLIC or the Permission a route declares."""
-    return app.view_functions[endpoint].access  # type: ignore[attr-defined,no-any-return]
+    view: Any = app.view_functions[endpoint]
+    return str(view.access)
 
 
 def check() -> ResponseReturnValue | None:
@@ -144,13 +145,15 @@ def check() -> ResponseReturnValue | None:
 
 
 def portal() -> Portal:
-    return current_app.extensions["portal"]  # type: ignore[no-any-return]
+    shared: Portal = current_app.extensions["portal"]
+    return shared
 
 
 def _state() -> _RequestState:
     if "portal_request" not in g:
         g.portal_request = _RequestState()
-    return g.portal_request  # type: ignore[no-any-return]
+    state: _RequestState = g.portal_request
+    return state
 
 
 def now() -> dt.datetime:
@@ -310,11 +313,12 @@ def tell(what: Sentence | str, tone: str = "done") -> None:
 
     A Sentence is put into words where it is shown; a text must be translated already.
     """
-    flash(what.to_json() if isinstance(what, Sentence) else what, tone)
+    told: Any = what.to_json() if isinstance(what, Sentence) else what
+    flash(told, tone)
 
 
 def local_address(address: str | None) -> str | None:
-    """The address if it stays on this host, else None (open redirects: '//host', '/\\\\host', 'https:host' and so on)."""
+    """The address if it stays on this host, else None: no '//host', no '/\\\\host', no 'https:host' and so on."""
     if not address or not address.startswith("/") or address.startswith("//"):
         return None
     if "\\" in address or any(ord(letter) <= 32 or ord(letter) == 127 for letter in address):

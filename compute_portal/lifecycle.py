@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, attributes, mapped_column
@@ -30,8 +30,8 @@ class Lifecycle:
 
 class HasLife(Protocol):
     LIFE: ClassVar[Lifecycle]
-    id: Mapped[int]
-    state: Mapped[Any]
+    id: Any
+    state: Any
 
 
 class HistoryEntry(Base):
@@ -83,13 +83,72 @@ def move_to(
         raise Refusal(Sentence("no-such-move", kind=thing.LIFE.kind, before=str(before), verb=verb))
     model = type(thing)
     moved = session.execute(
-        sa.update(model).where(model.id == thing.id, model.state == before).values(state=state),  # type: ignore[arg-type]
+        sa.update(model).where(model.id == thing.id, model.state == before).values(state=state),
         execution_options={"synchronize_session": False},
     )
     if moved.rowcount != 1:  # type: ignore[attr-defined]
         raise Refusal(Sentence("moved-meanwhile", kind=thing.LIFE.kind))
     attributes.set_committed_value(thing, "state", state)
     _write(session, thing, verb, before, state, at, by, why, note)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One of many moves of one kind. `values` are columns that change with the state."""
+
+    id: int
+    before: Any
+    at: dt.datetime
+    why: Sentence | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def move_all(
+    session: Session, model: type[HasLife], moves: Sequence[Move], state: enum.StrEnum, *, verb: str, by: Actor
+) -> None:
+    """`move_to` for many rows of one table in two statements. All of `moves` name the same `values`.
+
+    The caller has locked the rows and read `before` under the lock. Raises Refusal("no-such-move" | "moved-meanwhile").
+    """
+    if not moves:
+        return
+    life = model.LIFE
+    for move in moves:
+        if not life.allows(move.before, state):
+            raise Refusal(Sentence("no-such-move", kind=life.kind, before=str(move.before), verb=verb))
+    table = cast(sa.Table, model.__table__)  # type: ignore[attr-defined]
+    columns = {name: sa.bindparam(f"new_{name}", type_=table.c[name].type) for name in moves[0].values}
+    moved = session.execute(
+        sa.update(table)
+        .where(table.c.id == sa.bindparam("this_id"), table.c.state == sa.bindparam("this_state"))
+        .values(state=state, **columns),
+        [
+            {
+                "this_id": move.id,
+                "this_state": move.before,
+                **{f"new_{name}": value for name, value in move.values.items()},
+            }
+            for move in moves
+        ],
+    )
+    if moved.rowcount != len(moves):  # type: ignore[attr-defined]
+        raise Refusal(Sentence("moved-meanwhile", kind=life.kind))
+    session.execute(
+        sa.insert(HistoryEntry),
+        [
+            {
+                "kind": life.kind,
+                "subject_id": move.id,
+                "verb": verb,
+                "before": str(move.before),
+                "after": str(state),
+                "at": move.at,
+                "by_id": by.user_id,
+                "why": None if move.why is None else move.why.to_json(),
+            }
+            for move in moves
+        ],
+    )
 
 
 def note_event(

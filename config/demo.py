@@ -36,11 +36,12 @@ class DemoError(Exception):
 
 @dataclass
 class Child:
-    """One process of the demo, and the log that holds all it says."""
+    """One process of the demo, and the log that holds all it says, unless what it answers goes to a file."""
 
     name: str
     argv: list[str]
     log: Path
+    answer: Path | None = None
     process: subprocess.Popen[bytes] | None = None
 
 
@@ -107,10 +108,10 @@ class Supervisor:
 
     def _start(self, child: Child) -> None:
         child.log.parent.mkdir(parents=True, exist_ok=True)
-        with child.log.open("ab") as log:
+        with child.log.open("ab") as log, (child.answer or child.log).open("ab") as answer:
             # A group of its own: Ctrl-C in a terminal reaches only this process, which then stops each child once.
             child.process = subprocess.Popen(
-                child.argv, cwd=self.cwd, env=self.environ, stdout=log, stderr=log, process_group=0
+                child.argv, cwd=self.cwd, env=self.environ, stdout=answer, stderr=log, process_group=0
             )
 
     def _wait(self, children: list[Child]) -> None:
@@ -191,8 +192,8 @@ def keep_one_old_log(log: Path) -> None:
         log.replace(log.with_suffix(".log.old"))
 
 
-def flask(name: str, command: str, log: Path) -> Child:
-    return Child(name, [sys.executable, "-m", "flask", "--app", "wsgi", command], log)
+def flask(name: str, command: str, log: Path, answer: Path | None = None) -> Child:
+    return Child(name, [sys.executable, "-m", "flask", "--app", "wsgi", command], log, answer)
 
 
 def run(environ: Mapping[str, str]) -> None:
@@ -211,7 +212,7 @@ def run(environ: Mapping[str, str]) -> None:
     for child in (
         flask("Preparing the database", "migrate", setup),
         flask("Filling the demo city", "seed-demo", setup),
-        flask("Listing the sign-ins", "demo-sign-ins", sign_ins),
+        flask("Listing the sign-ins", "demo-sign-ins", setup, answer=sign_ins),
     ):
         if not supervisor.stop_wanted:
             supervisor.step(child)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Mapping
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from .models import FairUsage
 
 def decayed(usage: float, seconds: float, half_life_seconds: float) -> float:
     """Usage after `seconds`: u × 2^(−t / half-life) (Slurm's PriorityDecayHalfLife)."""
-    return usage * 2.0 ** (-max(0.0, seconds) / half_life_seconds)
+    return usage * math.exp2(-max(0.0, seconds) / half_life_seconds)
 
 
 def add_usage(

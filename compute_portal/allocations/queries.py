@@ -33,13 +33,13 @@ def get_allocation(session: Session, allocation_id: int, by: Actor) -> Allocatio
     return must_see(session.get(Allocation, allocation_id), by)
 
 
-def _rows(session: Session, query: sa.Select[tuple[Allocation, Programme, Pool, Enterprise]]) -> list[AllocationRow]:
+def _rows(session: Session, query: sa.Select[Allocation, Programme, Pool, Enterprise]) -> list[AllocationRow]:
     found = session.execute(query).all()
     balance = balances(session, [allocation.id for allocation, *_ in found]) if found else {}
     return [AllocationRow(a, programme, pool, firm, balance[a.id]) for a, programme, pool, firm in found]
 
 
-def _joined() -> sa.Select[tuple[Allocation, Programme, Pool, Enterprise]]:
+def _joined() -> sa.Select[Allocation, Programme, Pool, Enterprise]:
     return (
         sa.select(Allocation, Programme, Pool, Enterprise)
         .join(Programme, Programme.id == Allocation.programme_id)

@@ -21,7 +21,7 @@ from ..lifecycle import move_to
 from ..pools import service as pools
 from ..sentences import Sentence
 from .models import Attempt, Booking, Standing
-from .service import give_back
+from .service import free_slot, give_back
 from .states import AttemptOutcome, BookingKind, BookingState
 
 
@@ -246,6 +246,7 @@ def _set_aside(session: Session, booking: Booking, why: Sentence, at: dt.datetim
     pools.end_occupancies(session, [booking.id], at=at)
     if booking.started_at is None:
         give_back(session, booking, now=at, by=SYSTEM)
+        free_slot(session, booking, now=at)
 
 
 def missed(session: Session, booking_id: int, *, now: dt.datetime) -> None:
@@ -281,11 +282,8 @@ def revoked(session: Session, attempt_ids: Sequence[int], *, at: dt.datetime) ->
     for attempt_id in attempt_ids:
         attempt = session.get_one(Attempt, attempt_id)
         attempt.revoked_at = at
-        booking = session.get_one(Booking, attempt.booking_id)
         session.flush()
-        waits_for_its_window = booking.kind is BookingKind.FIXED and booking.state is BookingState.CONFIRMED
-        if not waits_for_its_window:
-            pools.release_occupancies(session, booking.id, at=at)
+        pools.release_occupancies(session, attempt.booking_id, ended_at=attempt.ended_at or at, at=at)
 
 
 def revoke_failed(session: Session, attempt_id: int, *, now: dt.datetime) -> None:
@@ -295,8 +293,9 @@ def revoke_failed(session: Session, attempt_id: int, *, now: dt.datetime) -> Non
         attempt.revoke_failed_at = now
         session.flush()
         booking = session.get_one(Booking, attempt.booking_id)
-        pools.withhold_occupancies(session, booking.id, at=now)
-        pools.changed(session, pools.lock_pool(session, booking.pool_id))
+        pool = pools.lock_pool(session, booking.pool_id)
+        pools.withhold_occupancies(session, booking.id, ended_at=attempt.ended_at or now, at=now)
+        pools.changed(session, pool)
 
 
 def list_to_settle(session: Session, limit: int = 1000) -> list[int]:

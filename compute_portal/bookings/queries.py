@@ -30,7 +30,7 @@ def get_booking(session: Session, booking_id: int, by: Actor) -> Booking:
     return must_see(session.get(Booking, booking_id), by)
 
 
-def _joined() -> sa.Select[tuple[Booking, Pool, Enterprise, Standing]]:
+def _joined() -> sa.Select[Booking, Pool, Enterprise, Standing]:
     return (
         sa.select(Booking, Pool, Enterprise, Standing)
         .join(Pool, Pool.id == Booking.pool_id)

@@ -187,6 +187,7 @@ def decline(session: Session, booking_id: int, *, reason: str, by: Actor, now: d
         raise Refusal(Sentence("decline-needs-reason"), "reason")
     move_to(session, booking, BookingState.DECLINED, verb="decline", at=now, by=by, note=reason.strip())
     give_back(session, booking, now=now, by=by)
+    free_slot(session, booking, now=now)
     return booking
 
 
@@ -198,6 +199,7 @@ def cancel(session: Session, booking_id: int, *, by: Actor, now: dt.datetime) ->
         raise Refusal(Sentence("booking-has-started"))
     move_to(session, booking, BookingState.CANCELLED, verb="cancel", at=now, by=by)
     give_back(session, booking, now=now, by=by)
+    free_slot(session, booking, now=now)
     return booking
 
 
@@ -206,6 +208,7 @@ def lapse(session: Session, booking_id: int, *, by: Actor, now: dt.datetime) -> 
     booking = _locked(session, booking_id, by)
     move_to(session, booking, BookingState.LAPSED, verb="lapse", at=now, by=by, why=Sentence("nobody-decided"))
     give_back(session, booking, now=now, by=by)
+    free_slot(session, booking, now=now)
     return booking
 
 
@@ -234,7 +237,7 @@ def claim(session: Session, booking_id: int, *, by: Actor, now: dt.datetime) -> 
 
 
 def give_back(session: Session, booking: Booking, *, now: dt.datetime, by: Actor) -> None:
-    """Release what the booking still holds, and its GPUs if none were given. Its allocation is locked."""
+    """Release the hours that the booking still holds. Its allocation is locked."""
     allocation = session.get_one(Allocation, booking.allocation_id)
     ledger.release(
         session,
@@ -247,7 +250,11 @@ def give_back(session: Session, booking: Booking, *, now: dt.datetime, by: Actor
     )
     booking.held_gpu_seconds = 0
     session.flush()
-    if booking.kind is BookingKind.FIXED and booking.started_at is None:
+
+
+def free_slot(session: Session, booking: Booking, *, now: dt.datetime) -> None:
+    """A fixed booking that never started gives its GPUs back. Its pool is locked."""
+    if booking.kind is BookingKind.FIXED:
         pools.free(session, booking.id, at=now)
         pools.changed(session, session.get_one(Pool, booking.pool_id))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -57,7 +59,7 @@ def standing_of(session: Session, user_id: int) -> Standing:
         .join(Membership, Membership.enterprise_id == Enterprise.id)
         .where(Membership.user_id.in_(enabled))
     )
-    rows = session.execute(sa.union_all(at_the_bureau, in_enterprises)).all()
+    rows: Sequence[Any] = session.execute(sa.union_all(at_the_bureau, in_enterprises)).all()
     return Standing(
         bureau_roles=frozenset(Role(row.role) for row in rows if row.enterprise_id == 0),
         places=tuple(

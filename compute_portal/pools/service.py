@@ -6,7 +6,8 @@ Every verb that changes capacity or placement locks the pool's row and adds 1 to
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -21,6 +22,9 @@ from .models import Instruction, Maintenance, Node, NodeInterval, Occupancy, Poo
 from .states import BookingUnit, InstructionState, InstructionVerb, MaintenanceState, NodeState
 
 
+OCCUPANCIES = cast(sa.Table, Occupancy.__table__)
+
+
 def lock_pool(session: Session, pool_id: int) -> Pool:
     pool = lock(session, Pool, pool_id)
     if pool is None:
@@ -32,6 +36,14 @@ def changed(session: Session, pool: Pool) -> None:
     """The pool's capacity or placement changed: plans made before are void. The pool is locked."""
     pool.version += 1
     session.flush()
+
+
+def void_plans(session: Session, pool_ids: sa.Select[tuple[int]] | Sequence[int]) -> None:
+    """`lock_pool` and `changed` for several pools in one statement, before anything else is locked."""
+    session.execute(
+        sa.update(Pool).where(Pool.id.in_(pool_ids)).values(version=Pool.version + 1),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def add_pool(
@@ -284,33 +296,76 @@ def free(session: Session, booking_id: int, *, at: dt.datetime) -> None:
     )
 
 
-def end_occupancies(session: Session, booking_ids: Iterable[int], *, at: dt.datetime) -> None:
-    """The booking ended: its GPUs are planned for others from `at`, but stay taken until `release_occupancies`."""
-    session.execute(
-        sa.update(Occupancy)
-        .where(
-            Occupancy.booking_id.in_(list(booking_ids)),
-            Occupancy.released_at.is_(None),
-            Occupancy.ends_at > at,
-            Occupancy.starts_at <= at,
+def end_occupancies(session: Session, ends: Mapping[int, dt.datetime]) -> None:
+    """These bookings ended: their GPUs are planned for others from then, but stay taken until `release_occupancies`."""
+    if ends:
+        session.execute(
+            sa.update(OCCUPANCIES)
+            .where(
+                OCCUPANCIES.c.booking_id == sa.bindparam("booking"),
+                OCCUPANCIES.c.released_at.is_(None),
+                OCCUPANCIES.c.ends_at > sa.bindparam("end"),
+                OCCUPANCIES.c.starts_at <= sa.bindparam("end"),
+            )
+            .values(ends_at=sa.bindparam("end")),
+            [{"booking": booking_id, "end": end} for booking_id, end in ends.items()],
         )
-        .values(ends_at=at)
-    )
 
 
-def release_occupancies(session: Session, booking_id: int, *, at: dt.datetime) -> None:
-    """Access was taken back: others may be let in."""
-    session.execute(
-        sa.update(Occupancy)
-        .where(Occupancy.booking_id == booking_id, Occupancy.released_at.is_(None))
-        .values(released_at=at, stuck_at=None)
-    )
+def release_occupancies(session: Session, ended: Mapping[int, dt.datetime], *, at: dt.datetime) -> None:
+    """Access was taken back: others may be let in. What the booking has beyond its end then is of a later attempt."""
+    if ended:
+        session.execute(
+            sa.update(OCCUPANCIES)
+            .where(
+                OCCUPANCIES.c.booking_id == sa.bindparam("booking"),
+                OCCUPANCIES.c.released_at.is_(None),
+                OCCUPANCIES.c.ends_at <= sa.bindparam("end"),
+            )
+            .values(released_at=at, stuck_at=None),
+            [{"booking": booking_id, "end": end} for booking_id, end in ended.items()],
+        )
 
 
-def withhold_occupancies(session: Session, booking_id: int, *, at: dt.datetime) -> None:
+def withhold_occupancies(session: Session, booking_id: int, ended_at: dt.datetime, *, at: dt.datetime) -> None:
     """Access could not be taken back: those GPUs are out of service until it is."""
     session.execute(
         sa.update(Occupancy)
-        .where(Occupancy.booking_id == booking_id, Occupancy.released_at.is_(None), Occupancy.stuck_at.is_(None))
+        .where(
+            Occupancy.booking_id == booking_id,
+            Occupancy.released_at.is_(None),
+            Occupancy.stuck_at.is_(None),
+            Occupancy.ends_at <= ended_at,
+        )
         .values(stuck_at=at)
     )
+
+
+def move(
+    session: Session,
+    pool: Pool,
+    booking_id: int,
+    placement: Placement,
+    *,
+    given_until: dt.datetime | None,
+    starts_at: dt.datetime,
+    ends_at: dt.datetime,
+) -> None:
+    """Give a fixed booking other GPUs for the rest of its window. The pool is locked.
+
+    What it was given keeps its rows until `given_until`; what it never was given is free at once.
+    """
+    vacate(session, booking_id, given_until=given_until, at=starts_at)
+    occupy(session, pool, booking_id, placement, fixed=True, starts_at=starts_at, ends_at=ends_at)
+    changed(session, pool)
+
+
+def vacate(session: Session, booking_id: int, *, given_until: dt.datetime | None, at: dt.datetime) -> None:
+    """Take a booking off the GPUs it has from `at` on, see `move`."""
+    mine = sa.update(Occupancy).where(
+        Occupancy.booking_id == booking_id, Occupancy.released_at.is_(None), Occupancy.ends_at > at
+    )
+    if given_until is None:
+        session.execute(mine.values(ends_at=Occupancy.starts_at, released_at=at))
+    else:
+        session.execute(mine.values(ends_at=sa.case((Occupancy.starts_at > given_until, Occupancy.starts_at), else_=given_until)))

@@ -70,10 +70,7 @@ def _check_body(kind: str, fields: list[bytes]) -> None:
     else:
         curve = kind.removeprefix("ecdsa-sha2-")
         whole = (
-            len(fields) == 3
-            and fields[1] == curve.encode()
-            and len(fields[2]) == _CURVES[curve]
-            and fields[2][0] == 4
+            len(fields) == 3 and fields[1] == curve.encode() and len(fields[2]) == _CURVES[curve] and fields[2][0] == 4
         )
     if not whole:
         raise _refusal("key-damaged")

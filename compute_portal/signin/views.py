@@ -6,11 +6,12 @@ import datetime as dt
 
 from flask import Blueprint, Response, abort, make_response, redirect, request, session, url_for
 from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
 
 from .. import guard
 from ..access import Permission
 from ..enterprises.queries import standing_of
-from ..forms import ActionForm, show
+from ..forms import show
 from ..guard import actor, allows, now, one_time, person, portal, public, read, tell, transact
 from ..language import LANGUAGES
 from ..sentences import Refusal, Sentence
@@ -66,7 +67,7 @@ def _try(form: SignInForm) -> str:
     old = person()
     renewed = _renewed_hash(user, password)
 
-    def begin(s: guard.Session) -> str:
+    def begin(s: Session) -> str:
         service.check_unchanged(s, user.id, password_hash=user.password_hash)
         service.forgive_tries(s, who, tries)
         if renewed:
@@ -90,10 +91,8 @@ def _renewed_hash(user: User, password: str) -> str | None:
     return passwords.hash_password(password) if passwords.needs_rehash(old) else None
 
 
-def _log(s: guard.Session, kind: str, user_id: int) -> None:
-    service.log_access(
-        s, kind, user_id=user_id, address=guard.client_address(), path=guard.logged_path(), now=now()
-    )
+def _log(s: Session, kind: str, user_id: int) -> None:
+    service.log_access(s, kind, user_id=user_id, address=guard.client_address(), path=guard.logged_path(), now=now())
 
 
 def _with_session(token: str, address: str) -> Response:
@@ -111,7 +110,7 @@ def sign_out() -> ResponseReturnValue:
     who = person()
     if who is not None:
 
-        def leave(s: guard.Session) -> None:
+        def leave(s: Session) -> None:
             service.end_session(s, who.session_id, now=now())
             _log(s, "sign-out", who.user_id)
 
@@ -210,7 +209,7 @@ def _change_password(form: PasswordForm) -> str:
     passwords.check_password_rules(form.password.data, email=who.email, name=who.name)
     after = passwords.hash_password(form.password.data)
 
-    def change(s: guard.Session) -> str:
+    def change(s: Session) -> str:
         service.check_unchanged(s, who.user_id, password_hash=before)
         service.forgive_tries(s, keys, tries)
         service.set_password(s, who.user_id, after, now=now())
@@ -257,4 +256,4 @@ def remove_key(key_id: int) -> ResponseReturnValue:
 
 def _keys_page(form: KeyForm) -> ResponseReturnValue:
     keys = queries.list_keys(read(), guard.signed_in().user_id)
-    return show("signin/keys.html", form, keys=keys, action=ActionForm())
+    return show("signin/keys.html", form, keys=keys)

@@ -130,5 +130,5 @@ def list_to_close(session: Session, month: str) -> list[int]:
     )
 
 
-def _month(enterprise_id: int, month: str) -> sa.Select[tuple[BillingMonth]]:
+def _month(enterprise_id: int, month: str) -> sa.Select[BillingMonth]:
     return sa.select(BillingMonth).where(BillingMonth.enterprise_id == enterprise_id, BillingMonth.month == month)

@@ -62,7 +62,8 @@ def record(
     """Write usage records and their charges for one enterprise; returns GPU-seconds charged.
 
     Pieces that an earlier pass already recorded are left out: an attempt is metered up to `metered_until_at`, read
-    under its lock. `whole` are attempts of which nothing more will come.
+    under its lock. `whole` are attempts of which nothing more will come. A gap raises ValueError: what was skipped
+    could never be charged.
     """
     months = _share_months(session, enterprise_id, {clock.month_of(piece.starts_at) for piece in pieces})
     allocation_ids = sorted({piece.allocation_id for piece in pieces})
@@ -71,9 +72,12 @@ def record(
     ).all()
     attempts = _locked(session, Attempt, {piece.attempt_id for piece in pieces} | whole)
     fresh = []
-    for piece in pieces:
+    for piece in sorted(pieces, key=lambda piece: (piece.starts_at, piece.attempt_id)):
         attempt = attempts[piece.attempt_id]
-        if attempt.metered_until_at is not None and piece.starts_at < attempt.metered_until_at:
+        until = attempt.metered_until_at
+        if until is None or piece.starts_at > until:
+            raise ValueError(f"{piece.key}: metered until {until}, the next piece starts at {piece.starts_at}")
+        if piece.starts_at < until:
             continue
         attempt.metered_until_at = piece.ends_at
         fresh.append(piece)

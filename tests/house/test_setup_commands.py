@@ -22,6 +22,8 @@ import pytest
 
 import bootstrap
 from config import demo
+from config.settings import Settings
+from config.systemd import tell_systemd
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHIN_SECONDS = 20
@@ -474,3 +476,34 @@ def test_the_demo_can_be_moved_to_another_database_on_purpose(monkeypatch: pytes
     moved = demo.demo_environment({"DEMO_DATABASE_URL": "postgresql://demo"}, 8001)
     assert moved["PORTAL_DATABASE_URL"] == "postgresql://demo"
     assert moved["PORTAL_PUBLIC_URL"] == "http://127.0.0.1:8001"
+
+
+# --- a server --------------------------------------------------------------------------------------------------------
+
+
+def test_systemd_hears_what_a_process_tells_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    tell_systemd("READY=1")  # nobody listens: nothing happens
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        tell_systemd("READY=1")
+        tell_systemd("WATCHDOG=1")
+        assert [systemd.recv(64), systemd.recv(64)] == [b"READY=1", b"WATCHDOG=1"]
+
+
+def test_the_scheduler_tells_systemd_what_its_unit_waits_for():
+    """A unit that waits for messages which never come kills a healthy scheduler, again and again."""
+    unit = (ROOT / "config" / "deploy" / "portal-scheduler.service").read_text()
+    assert re.search(r"^Type=notify$", unit, re.MULTILINE)
+    assert re.search(r"^WatchdogSec=\d+$", unit, re.MULTILINE)
+    told = "".join(file.read_text() for file in (ROOT / "scheduler").rglob("*.py"))
+    assert 'tell_systemd("READY=1")' in told
+    assert 'tell_systemd("WATCHDOG=1")' in told
+
+
+def test_every_setting_is_in_the_example():
+    example = (ROOT / "config" / "env.example").read_text()
+    described = set(re.findall(r"^#?(PORTAL_\w+)=", example, re.MULTILINE))
+    read = {f"PORTAL_{name.upper()}" for name in Settings.model_fields}
+    read |= set(re.findall(r"PORTAL_\w+", (ROOT / "config" / "gunicorn.py").read_text()))
+    assert described == read

@@ -183,6 +183,14 @@ def test_the_peak_of_fixed_gpus_is_the_highest_second(world: World, start: int, 
     assert Availability.build(*world).peak_fixed(start, start + length) == expected
 
 
+def test_fixed_gpus_that_were_given_back_before_the_window_do_not_count() -> None:
+    fixed = [Occupied(1, 0x0F, 0, 10, True), Occupied(1, 0xF0, 0, 3, True), Occupied(2, 0xFF, 9, 12, True)]
+    availability = Availability.build([NodeGpus(1, 8), NodeGpus(2, 8)], fixed, [])
+    assert availability.peak_fixed(5, 9) == 4
+    assert availability.peak_fixed(5, 20) == 12
+    assert availability.peak_fixed(0, 5) == 8
+
+
 def test_the_best_fit_is_the_node_with_the_fewest_gpus_left_over() -> None:
     nodes = [NodeGpus(id, 8) for id in (1, 2, 3)]
     availability = Availability.build(nodes, [Occupied(2, 0b11, 0, 100), Occupied(3, 0b101, 0, 100)], [])

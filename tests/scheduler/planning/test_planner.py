@@ -332,6 +332,33 @@ def test_no_gpus_are_kept_for_a_head_whose_allocation_ends_before_it_could_run()
     assert started(seen([in_time, waits(2, gpus=8, seconds=500)], runs)) == []
 
 
+def test_a_hopeless_booking_says_nothing_about_a_shorter_one_or_one_whose_allocation_ends_later() -> None:
+    runs = [Occupied(1, 0xFF, 0, NOW + 100)]
+    late = waits(1, gpus=16, seconds=100, allocation_ends_at=NOW + 150)
+    for next_in_line in (waits(2, gpus=16, seconds=100), waits(2, gpus=16, seconds=50, allocation_ends_at=NOW + 150)):
+        snapshot = seen([late, next_in_line, waits(3, gpus=8, seconds=500)], runs)
+        assert started(snapshot) == []
+        assert standing_of(1, snapshot).expected_at is None
+        assert standing_of(2, snapshot).expected_at == NOW + 100
+
+
+def test_a_hopeless_booking_says_nothing_about_a_shorter_one_that_ends_before_the_fixed_booking() -> None:
+    rows = [Occupied(1, 0xFF, 0, NOW + 10), Occupied(1, 0xFF, NOW + 40, NOW + 900, True)]
+    long, short = waits(1, 8, 100, allocation_ends_at=NOW + 500), waits(2, 8, 20, allocation_ends_at=NOW + 100)
+    snapshot = seen([long, short], rows, nodes=1)
+    assert standing_of(1, snapshot).expected_at is None
+    assert standing_of(2, snapshot).expected_at == NOW + 10
+
+
+def test_a_number_that_a_pool_of_whole_nodes_never_gives_holds_up_nobody() -> None:
+    runs = [Occupied(1, 0xFF, 0, NOW + 100)]
+    snapshot = seen([waits(1, gpus=3), waits(2, gpus=16), waits(3, gpus=8, seconds=500)], runs, unit="node")
+    assert started(snapshot) == []
+    assert standing_of(2, snapshot).expected_at == NOW + 100
+    assert standing_of(1, snapshot).reason.id == "wait-nodes"
+    assert standing_of(1, seen([waits(1, gpus=3)], unit="node")).reason.id == "wait-nodes"
+
+
 def test_an_allocation_that_the_snapshot_forgot_is_a_mistake_not_a_place_at_the_end() -> None:
     with pytest.raises(KeyError):
         plan(seen([waits(1, enterprise=9)]))
@@ -383,6 +410,11 @@ def test_a_confirmed_booking_that_takes_the_gpus_is_named_with_its_start() -> No
     snapshot = seen([waits(1, gpus=8, seconds=5_000)], fixed)
     assert reason(1, snapshot) == Sentence("wait-fixed", at=at(NOW + 80), hours=2)
     assert standing_of(1, snapshot).expected_at == NOW + 90
+
+
+def test_a_confirmed_booking_is_named_also_when_a_kept_slot_takes_the_other_gpus() -> None:
+    rows = [Occupied(1, 0xFF, NOW + 20, NOW + 90, True), Occupied(2, 0xFF, NOW + 50, NOW + 90)]
+    assert reason(1, seen([waits(1, gpus=8)], rows)) == Sentence("wait-fixed", at=at(NOW + 20), hours=1)
 
 
 def test_maintenance_is_named_with_its_end() -> None:
