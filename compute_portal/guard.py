@@ -28,7 +28,9 @@ from .access import Actor, Permission, Role
 from .db import Database
 from .enterprises import queries as enterprises
 from .enterprises.queries import Place
-from .language import LANGUAGES, Language
+from .language import LANGUAGES, Language, count
+from .language import gettext as translate
+from .language import ngettext as translate_number
 from .policy import Policy
 from .sentences import Sentence
 from .signin import queries as signin
@@ -277,6 +279,17 @@ def language() -> Language:
             return known
     best = request.accept_languages.best_match(["zh", "zh-CN", "zh-Hans", "en", "en-GB", "en-US"], "zh")
     return "en" if best and best.startswith("en") else "zh"
+
+
+def _(text: str, **values: object) -> str:
+    """A msgid in the reader's language, for headings and flashes that a view puts together: `_("%(n)s cards", n=64)`."""
+    translated = translate(language(), text)
+    return translated % values if values else translated
+
+
+def n_(one: str, many: str, n: int, **values: object) -> str:
+    """The same for a number of things; `%(num)s` is the number as people write it."""
+    return translate_number(language(), one, many, n) % {"num": count(n, language()), **values}
 
 
 def theme() -> str | None:

@@ -30,6 +30,11 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "pool-too-small": "The programme has {left:hours} GPU-hours left; {asked:hours} cannot be awarded.",
     "period-is-over": "The period asked for ended on {last:day}; a new request is needed.",
     "not-ended-yet": "The allocation runs until {last:day}.",
+    "allocation-requested": "The request for {hours:hours} GPU-hours is submitted. Its page shows when it is decided.",
+    "allocation-approved": "{hours:hours} GPU-hours are awarded and can be booked from now on.",
+    "allocation-declined": "The request is declined; the company reads your reason.",
+    "allocation-withdrawn": "The request is withdrawn. You can make another one at any time.",
+    "programme-funded": "{hours:hours} GPU-hours are added to the programme.",
     # bookings
     "needs-more-hours": "This booking needs {needed:hours} GPU-hours; {available:hours} are left. "
     "Ask for fewer cards or hours, or request more.",
@@ -95,10 +100,10 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "wait-cards": "It needs {asked:count} cards; at most {free:count} are free together.",
     "wait-nodes": "It needs {asked:count} whole nodes and {free:count} are free.",
     "wait-ahead": (
-        "{n:count} booking is ahead; its company used less than yours of late.",
-        "{n:count} bookings are ahead; their companies used less than yours of late.",
+        "{n:count} booking is ahead: its company used less of its share of late, or it asked earlier.",
+        "{n:count} bookings are ahead: their companies used less of their shares of late, or they asked earlier.",
     ),
-    "wait-fixed": "A confirmed booking takes these cards at {at:time}, too soon for {hours:hours} hours.",
+    "wait-fixed": "A confirmed booking takes these cards at {at:time}, too soon for {hours:count} hours.",
     "wait-maintenance": "The pool is in maintenance until {until:time}; the order stays as it is.",
     "wait-not-before": "It was asked to start no earlier than {at:time}.",
     "wait-allocation-ends": "The allocation ends {ends_at:time}; a run this long would not end in time.",

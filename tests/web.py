@@ -1,93 +1,139 @@
-"""The web app as tests use it: at an instant they choose, with people who are signed in.
-
-app = make_app(cast.database, policy)                  # it is NOW; `set_now(app, later)` moves its clock
-chen = sign_in(app, cast.users["chen"], language="en")
-answer = post(chen, "/bookings/new", {"gpus": "4"})    # csrf token and form key come from the page
-assert "…" in words(answer)
-"""
+"""A browser for tests: an app on the test's database, a client that keeps cookies and sends CSRF tokens."""
 
 from __future__ import annotations
 
-import datetime as dt
 import html
 import re
-from collections.abc import Mapping
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from flask import Flask
-from flask.testing import FlaskClient
+from sqlalchemy import event
 from werkzeug.test import TestResponse
 
-from compute_portal import guard
+from compute_portal import clock
+from compute_portal import app as app_module
 from compute_portal.app import create_app
 from compute_portal.db import Database
 from compute_portal.policy import Policy
-from compute_portal.signin import service as signin
+from compute_portal.signin import passwords, service
 from compute_portal.signin.models import User
 from config.settings import Settings
-from tests.cast import NOW
 
-TOKEN_PAGE = "/account"  # everybody may open it, and its forms carry a token
-HIDDEN = re.compile(r'<input type="hidden" name="(csrf_token|form_key)" value="([^"]*)"')
-
-
-def make_app(database: Database, policy: Policy, *, now: dt.datetime = NOW, **settings: Any) -> Flask:
-    """The whole app on this database, as if it were `now`."""
-    app = create_app(Settings(env="test", secret_key="s" * 40, **settings), database, policy)
-    app.before_request_funcs.setdefault(None, []).insert(0, lambda: _stop_clock(app))
-    set_now(app, now)
-    return app
+PASSWORD = "open the gate 9"
+_TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
+_KEY = re.compile(r'name="form_key" value="([^"]+)"')
 
 
-def set_now(app: Flask, now: dt.datetime) -> None:
-    app.extensions["test_now"] = now
+def make_app(database: Database, policy: Policy | None = None, **settings: Any) -> Flask:
+    values: dict[str, Any] = {"env": "test", "secret_key": "s" * 40, "public_url": "http://portal.test"} | settings
+    return create_app(Settings(**values), database, policy)
 
 
-def _stop_clock(app: Flask) -> None:
-    guard._state().now = app.extensions["test_now"]
+def with_feature(monkeypatch: pytest.MonkeyPatch, blueprint: Any) -> None:
+    """Apps made from now on in this test have one feature more."""
+    monkeypatch.setattr(app_module, "FEATURES", [*app_module.FEATURES, blueprint])
 
 
-def sign_in(app: Flask, user_id: int, *, enterprise_id: int | None = None, language: str | None = None) -> FlaskClient:
-    """A client with a session row of its own, acting for its first or the given enterprise."""
-    portal, now = app.extensions["portal"], app.extensions["test_now"]
+class Browser:
+    """One browser. `page` is what it shows: the last answer."""
 
-    def begin(session: Any) -> str:
-        if language is not None:
-            session.execute(sa.update(User).where(User.id == user_id).values(language=language))
-        return signin.start_session(
-            session, user_id, enterprise_id=enterprise_id, policy=portal.policy.sign_in, now=now
+    def __init__(self, app: Flask) -> None:
+        self.app = app
+        self.client = app.test_client()
+        self.portal = app.extensions["portal"]
+        self.page: TestResponse | None = None
+
+    def get(self, address: str, **options: Any) -> TestResponse:
+        self.page = self.client.get(address, **options)
+        return self.page
+
+    def post(self, address: str, data: dict[str, Any] | None = None, **options: Any) -> TestResponse:
+        """As a person does it: with the token and, unless given, the form key of the page that is shown."""
+        values: dict[str, Any] = {"csrf_token": self.token()}
+        shown = self.page.text if self.page is not None and self.page.mimetype == "text/html" else ""
+        if key := _KEY.search(shown):
+            values["form_key"] = key[1]
+        self.page = self.client.post(address, data=values | (data or {}), **options)
+        return self.page
+
+    def token(self) -> str:
+        shown = self.page.text if self.page is not None and self.page.mimetype == "text/html" else ""
+        found = _TOKEN.search(shown)
+        if found is None:
+            found = _TOKEN.search(self.client.get("/a-page-that-is-not-there").text)
+        assert found is not None
+        return found[1]
+
+    def be(self, user_id: int, enterprise_id: int | None = None) -> Browser:
+        """Be signed in without typing a password: a session row and its cookie."""
+        portal = self.portal
+        token = portal.database.transaction(
+            lambda s: service.start_session(
+                s, user_id, enterprise_id=enterprise_id, policy=portal.policy.sign_in, now=clock.now()
+            )
         )
+        self.set_cookie(token)
+        return self
 
-    client = app.test_client()
-    client.set_cookie(
-        portal.settings.cookie_name,
-        portal.database.transaction(begin),
-        domain=portal.settings.public_host.partition(":")[0],
-    )
-    return client
+    def sign_in(self, email: str, password: str = PASSWORD, next: str | None = None, **options: Any) -> TestResponse:
+        self.get("/sign-in")
+        address = "/sign-in"
+        query = {"next": next} if next is not None else None
+        return self.post(address, {"email": email, "password": password}, query_string=query, **options)
 
+    @property
+    def cookie(self) -> str | None:
+        found = self.client.get_cookie(self.portal.settings.cookie_name, domain=self.portal.settings.public_host)
+        return found.value if found else None
 
-def tokens(client: FlaskClient, page: str) -> dict[str, str]:
-    """The csrf token and the one-time key of the page's first form that has both, else of the account page."""
-    answer = client.get(page)
-    found = dict(reversed(HIDDEN.findall(answer.get_data(as_text=True)))) if answer.status_code == 200 else {}
-    if {"csrf_token", "form_key"} <= set(found):
-        return found
-    return dict(reversed(HIDDEN.findall(client.get(TOKEN_PAGE).get_data(as_text=True)))) | found
+    def set_cookie(self, token: str) -> None:
+        settings = self.portal.settings
+        self.client.set_cookie(settings.cookie_name, token, domain=settings.public_host)
 
-
-def post(
-    client: FlaskClient, url: str, data: Mapping[str, Any] | None = None, *, page: str | None = None
-) -> TestResponse:
-    """Send a form as the browser would: open `page` (default: the same address), take its hidden values, post.
-
-    Values in `data` win, so {"form_key": …} sends the same form twice.
-    """
-    return client.post(url, data=tokens(client, page or url) | dict(data or {}))
+    @property
+    def is_signed_in(self) -> bool:
+        return self.client.get("/account").status_code in (200, 403)
 
 
-def words(answer: TestResponse) -> str:
-    """The text that a reader sees: tags out, entities resolved, blanks joined."""
-    text = re.sub(r"<(script|style|template)\b.*?</\1>", " ", answer.get_data(as_text=True), flags=re.S)
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+def give_password(database: Database, user_id: int, password: str = PASSWORD) -> None:
+    hashed = passwords.hash_password(password)
+    database.transaction(lambda s: service.set_password(s, user_id, hashed, now=clock.now()))
+
+
+def email_of(database: Database, user_id: int) -> str:
+    with database.read_only() as session:
+        return session.get_one(User, user_id).email
+
+
+def plain(response: TestResponse) -> str:
+    """The page's text without tags."""
+    return html.unescape(re.sub(r"<[^>]+>", " ", response.text))
+
+
+class Queries:
+    """Counts the statements sent to the database inside a `with` block, without BEGIN, PRAGMA and the like."""
+
+    def __init__(self, database: Database) -> None:
+        self.engine = database.engine
+        self.statements: list[str] = []
+
+    def _note(self, connection: object, cursor: object, statement: str, *rest: object) -> None:
+        if statement.split(None, 1)[0].upper() in ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH"):
+            self.statements.append(statement)
+
+    def __enter__(self) -> Queries:
+        event.listen(self.engine, "before_cursor_execute", self._note)
+        return self
+
+    def __exit__(self, *rest: object) -> None:
+        event.remove(self.engine, "before_cursor_execute", self._note)
+
+    def __len__(self) -> int:
+        return len(self.statements)
+
+
+def rows_in(database: Database, table: type[Any]) -> int:
+    with database.read_only() as session:
+        return session.scalar(sa.select(sa.func.count()).select_from(table)) or 0

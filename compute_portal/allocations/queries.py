@@ -6,18 +6,25 @@ import datetime as dt
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
 from .. import clock
-from ..access import Actor, must_see, visible
+from ..access import Actor, Columns, must_see, visible
 from ..enterprises.models import Enterprise
+from ..ledger.models import Bucket, LedgerAccount, LedgerEntry
 from ..ledger.queries import Balance, balances
+from ..ledger.service import allocation as ledger_owner
 from ..pools.models import Pool
 from ..programmes.models import Programme
 from .models import Allocation
 from .states import WAITING, AllocationState
 
 PAGE = 25
+CURRENT = frozenset({AllocationState.ACTIVE, AllocationState.SUSPENDED})
+REQUESTS = WAITING | {AllocationState.DRAFT, AllocationState.CHANGES_REQUESTED}
+ENDED = frozenset(AllocationState) - CURRENT - REQUESTS
+TABS: dict[str, frozenset[AllocationState]] = {"active": CURRENT, "requests": REQUESTS, "ended": ENDED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +61,106 @@ def get_row(session: Session, allocation_id: int, by: Actor) -> AllocationRow:
     return rows[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Which:
+    """What a list is narrowed to; None leaves it open."""
+
+    programme_id: int | None = None
+    enterprise_id: int | None = None
+
+
+def _narrow(query: sa.Select[*Columns], which: Which, by: Actor) -> sa.Select[*Columns]:
+    query = visible(query, Allocation.enterprise_id, by)
+    if which.programme_id is not None:
+        query = query.where(Allocation.programme_id == which.programme_id)
+    if which.enterprise_id is not None:
+        query = query.where(Allocation.enterprise_id == which.enterprise_id)
+    return query
+
+
+def count_by_tab(session: Session, by: Actor, which: Which = Which()) -> dict[str, int]:
+    """How many are active, requests, ended: one query."""
+    rows = session.execute(
+        _narrow(sa.select(Allocation.state, sa.func.count()).group_by(Allocation.state), which, by)
+    ).all()
+    return {tab: sum(n for state, n in rows if state in states) for tab, states in TABS.items()}
+
+
 def list_allocations(
-    session: Session, by: Actor, *, states: frozenset[AllocationState] | None = None, page: int = 1
-) -> tuple[list[AllocationRow], int]:
-    """One page, newest first, and how many there are in all."""
-    query = visible(_joined(), Allocation.enterprise_id, by)
-    count = visible(sa.select(sa.func.count()).select_from(Allocation), Allocation.enterprise_id, by)
-    if states is not None:
-        query, count = query.where(Allocation.state.in_(states)), count.where(Allocation.state.in_(states))
-    query = query.order_by(Allocation.id.desc()).limit(PAGE).offset((page - 1) * PAGE)
-    return _rows(session, query), session.scalar(count) or 0
+    session: Session,
+    by: Actor,
+    *,
+    states: frozenset[AllocationState],
+    which: Which = Which(),
+    offset: int = 0,
+    limit: int = PAGE,
+) -> list[AllocationRow]:
+    """Newest first; requests by the time at which their decision is promised."""
+    query = _narrow(_joined(), which, by).where(Allocation.state.in_(states))
+    order = (Allocation.due_at, Allocation.id) if states == REQUESTS else (Allocation.id.desc(),)
+    return _rows(session, query.order_by(*order).limit(limit).offset(offset))
+
+
+def list_others(session: Session, allocation: Allocation, limit: int = 100) -> list[AllocationRow]:
+    """What else the same enterprise was awarded, newest first: what an operator weighs."""
+    return _rows(
+        session,
+        _joined()
+        .where(
+            Allocation.enterprise_id == allocation.enterprise_id,
+            Allocation.id != allocation.id,
+            Allocation.awarded_gpu_seconds.is_not(None),
+        )
+        .order_by(Allocation.id.desc())
+        .limit(limit),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow:
+    """A movement of an allocation's hours. `sign` is +1 into the bucket that was asked for, -1 out of it, 0 if none was."""
+
+    entry: LedgerEntry
+    source: Bucket
+    target: Bucket
+    sign: int
+
+
+def count_entries(session: Session, allocation_id: int, bucket: Bucket | None = None) -> int:
+    query = sa.select(sa.func.count()).select_from(LedgerEntry).where(_moves(allocation_id, bucket))
+    return session.scalar(query) or 0
+
+
+def list_entries(
+    session: Session, allocation_id: int, bucket: Bucket | None = None, *, offset: int = 0
+) -> list[EntryRow]:
+    """The ledger entries that an allocation's numbers are made of, newest first; of one bucket if asked for."""
+    source, target = orm.aliased(LedgerAccount), orm.aliased(LedgerAccount)
+    owner = ledger_owner(allocation_id)
+    rows = session.execute(
+        sa.select(LedgerEntry, source.owner, source.bucket, target.owner, target.bucket)
+        .join(source, source.id == LedgerEntry.from_account_id)
+        .join(target, target.id == LedgerEntry.to_account_id)
+        .where(_moves(allocation_id, bucket))
+        .order_by(LedgerEntry.id.desc())
+        .limit(PAGE)
+        .offset(offset)
+    )
+    found = []
+    for entry, from_owner, from_bucket, to_owner, to_bucket in rows:
+        sign = 0
+        if bucket is not None:
+            sign = 1 if (to_owner, to_bucket) == (owner, bucket) else -1
+        found.append(EntryRow(entry, from_bucket, to_bucket, sign))
+    return found
+
+
+def _moves(allocation_id: int, bucket: Bucket | None) -> sa.ColumnElement[bool]:
+    """Entries from or to the allocation's accounts. An entry inside the allocation is found once."""
+    ours = sa.select(LedgerAccount.id).where(LedgerAccount.owner == ledger_owner(allocation_id))
+    if bucket is not None:
+        ours = ours.where(LedgerAccount.bucket == bucket)
+    return sa.or_(LedgerEntry.from_account_id.in_(ours), LedgerEntry.to_account_id.in_(ours))
 
 
 def list_usable(session: Session, by: Actor, now: dt.datetime) -> list[AllocationRow]:
@@ -79,10 +176,27 @@ def list_usable(session: Session, by: Actor, now: dt.datetime) -> list[Allocatio
 
 
 def list_to_decide(session: Session, limit: int = PAGE) -> list[AllocationRow]:
-    """Requests that wait for an operator, by due time."""
-    return _rows(
-        session, _joined().where(Allocation.state.in_(WAITING)).order_by(Allocation.due_at, Allocation.id).limit(limit)
+    """Requests that wait for an operator, by due time. One query: nothing is in the ledger yet."""
+    rows = session.execute(
+        _joined().where(Allocation.state.in_(WAITING)).order_by(Allocation.due_at, Allocation.id).limit(limit)
     )
+    return [AllocationRow(*row, Balance()) for row in rows]
+
+
+def list_answers(session: Session, by: Actor, since: dt.datetime, limit: int = 10) -> list[AllocationRow]:
+    """Requests of the actor's enterprise that wait, or were declined since then, newest first. One query."""
+    rows = session.execute(
+        visible(_joined(), Allocation.enterprise_id, by)
+        .where(
+            sa.or_(
+                Allocation.state.in_(WAITING),
+                sa.and_(Allocation.state == AllocationState.DECLINED, Allocation.decided_at >= since),
+            )
+        )
+        .order_by(Allocation.id.desc())
+        .limit(limit)
+    )
+    return [AllocationRow(*row, Balance()) for row in rows]
 
 
 def list_ended(session: Session, now: dt.datetime, limit: int = 100) -> list[int]:

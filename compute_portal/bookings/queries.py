@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from .. import clock
 from ..access import Actor, must_see, visible
+from ..allocations.models import Allocation
+from ..allocations.states import AllocationState
 from ..enterprises.models import Enterprise
-from ..pools.models import Pool
+from ..ledger.models import Bucket, LedgerAccount
+from ..pools import queries as pool_queries
+from ..pools.models import Instruction, Limit, Pool, Tariff
+from ..pools.states import InstructionVerb
+from ..programmes.models import Programme
 from .models import Attempt, Booking, Standing
-from .states import NOT_STARTED, ON_THE_CLUSTER, BookingState
+from .states import NOT_STARTED, ON_THE_CLUSTER, BookingKind, BookingState
 
 PAGE = 25
 ENDED = frozenset(BookingState) - NOT_STARTED - ON_THE_CLUSTER
@@ -24,6 +34,14 @@ class BookingRow:
     pool: Pool
     enterprise: Enterprise
     standing: Standing | None
+
+    @property
+    def until_at(self) -> dt.datetime | None:
+        """When what runs ends at the latest."""
+        if self.booking.ends_at is not None:
+            return self.booking.ends_at
+        started = self.booking.started_at
+        return None if started is None else started + dt.timedelta(seconds=self.booking.longest_seconds)
 
 
 def get_booking(session: Session, booking_id: int, by: Actor) -> Booking:
@@ -63,5 +81,173 @@ def list_attempts(session: Session, booking_id: int) -> list[Attempt]:
     return list(session.scalars(sa.select(Attempt).where(Attempt.booking_id == booking_id).order_by(Attempt.id)))
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """One booking with everything it belongs to, for its page: one query."""
+
+    booking: Booking
+    pool: Pool
+    enterprise: Enterprise
+    standing: Standing | None
+    allocation: Allocation
+    programme: Programme
+    tariff: Tariff | None
+
+    @property
+    def gpu_seconds(self) -> int:
+        """What it may use at most, and a fixed one pays."""
+        return self.booking.gpus * self.booking.longest_seconds
+
+    def used_gpu_seconds(self, now: dt.datetime) -> int:
+        """Used until now, never more than it may."""
+        if self.booking.started_at is None:
+            return 0
+        seconds = clock.seconds_between(self.booking.started_at, self.booking.ended_at or now)
+        return min(self.gpu_seconds, self.booking.gpus * max(0, seconds))
+
+
+def get_whole(session: Session, booking_id: int, by: Actor) -> Whole:
+    row = session.execute(
+        sa.select(Booking, Pool, Enterprise, Standing, Allocation, Programme, Tariff)
+        .join(Pool, Pool.id == Booking.pool_id)
+        .join(Enterprise, Enterprise.id == Booking.enterprise_id)
+        .outerjoin(Standing, Standing.booking_id == Booking.id)
+        .join(Allocation, Allocation.id == Booking.allocation_id)
+        .join(Programme, Programme.id == Allocation.programme_id)
+        .outerjoin(Tariff, Tariff.id == Booking.tariff_id)
+        .where(Booking.id == booking_id)
+    ).one_or_none()
+    must_see(None if row is None else row[0], by)
+    assert row is not None
+    return Whole(*row)
+
+
+def highest_price(session: Session, whole: Whole) -> int:
+    """Micro-yuan per GPU-hour: the frozen one, or the highest that a flexible booking may meet until its hours end."""
+    if whole.tariff is not None:
+        return whole.tariff.price_micro_yuan
+    book = pool_queries.price_book(session, whole.pool.id)
+    if whole.booking.kind is BookingKind.FIXED:
+        assert whole.booking.starts_at is not None
+        return book.at(whole.booking.starts_at).price_micro_yuan
+    tariffs = book.between(whole.booking.submitted_at, whole.allocation.ends_at)
+    return max(tariff.price_micro_yuan for tariff in tariffs)
+
+
+def find_stop(session: Session, booking_id: int) -> Instruction | None:
+    """The newest request to stop it, with the scheduler's answer once there is one."""
+    return session.scalars(
+        sa.select(Instruction)
+        .where(
+            Instruction.target_kind == "booking",
+            Instruction.target_id == booking_id,
+            Instruction.verb == InstructionVerb.STOP,
+        )
+        .order_by(Instruction.id.desc())
+        .limit(1)
+    ).first()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An allocation on which a member may book now, with what the form tells of it."""
+
+    allocation: Allocation
+    programme: Programme
+    pool: Pool
+    enterprise: Enterprise
+    limit: int | None
+    available: int  # GPU-seconds
+
+    @property
+    def usual_gpus(self) -> int:
+        """One node, or the limit when that is less."""
+        return max(1, min(self.pool.gpus_per_node, self.limit or self.pool.gpus_per_node))
+
+
+def list_choices(session: Session, by: Actor, now: dt.datetime) -> list[Choice]:
+    """The one that ends first comes first. One query: the form's budget goes into the quote."""
+    rows = session.execute(
+        visible(
+            sa.select(Allocation, Programme, Pool, Enterprise, Limit.gpus, sa.func.coalesce(LedgerAccount.balance, 0))
+            .join(Programme, Programme.id == Allocation.programme_id)
+            .join(Pool, Pool.id == Allocation.pool_id)
+            .join(Enterprise, Enterprise.id == Allocation.enterprise_id)
+            .outerjoin(Limit, sa.and_(Limit.enterprise_id == Allocation.enterprise_id, Limit.pool_id == Pool.id))
+            .outerjoin(
+                LedgerAccount,
+                sa.and_(
+                    # As ledger.service.allocation() writes it.
+                    LedgerAccount.owner == sa.literal("allocation:") + sa.cast(Allocation.id, sa.String),
+                    LedgerAccount.bucket == Bucket.AVAILABLE,
+                ),
+            ),
+            Allocation.enterprise_id,
+            by,
+        )
+        .where(Allocation.state == AllocationState.ACTIVE, Allocation.ends_on >= clock.day_of(now))
+        .order_by(Allocation.ends_on, Allocation.id)
+        .limit(100)
+    )
+    return [Choice(*row) for row in rows]
+
+
+def places(attempt: Attempt) -> list[tuple[str, str]]:
+    """Where an attempt runs: (node, GPU indices as 0–3, 6), in the order of placement."""
+    return [(str(place["node"]), _ranges(sorted(place["gpus"]))) for place in attempt.nodes or []]
+
+
+def _ranges(numbers: list[int]) -> str:
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in runs)  # noqa: RUF001
+
+
 def find_standing(session: Session, booking_id: int) -> Standing | None:
     return session.get(Standing, booking_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What became of a booking, for reports over many: instants, nodes of its last attempt, what was charged."""
+
+    booking_id: int
+    state: BookingState
+    started_at: dt.datetime | None
+    ended_at: dt.datetime | None
+    nodes: list[dict[str, Any]] | None
+    charged_gpu_seconds: int
+
+
+def list_runs(session: Session, after_id: int, limit: int = 5_000) -> list[Run]:
+    """Bookings in order of their ids, by pages of ids."""
+    rows = session.execute(
+        sa.select(
+            Booking.id, Booking.state, Booking.started_at, Booking.ended_at, Attempt.nodes, Booking.charged_gpu_seconds
+        )
+        .outerjoin(Attempt, sa.and_(Attempt.booking_id == Booking.id, Attempt.number == Booking.tries))
+        .where(Booking.id > after_id)
+        .order_by(Booking.id)
+        .limit(limit)
+    )
+    return [Run(*row) for row in rows]
+
+
+def list_started(session: Session, booking_ids: Collection[int]) -> dict[int, dt.datetime]:
+    """Which of these have started, and when."""
+    rows = session.execute(
+        sa.select(Booking.id, Booking.started_at).where(
+            Booking.id.in_(booking_ids), Booking.started_at.is_not(None)
+        )
+    )
+    return {id: started_at for id, started_at in rows if started_at is not None}
+
+
+def count_open(session: Session) -> int:
+    """Bookings that wait or run, or are finished but not settled yet."""
+    states = NOT_STARTED | ON_THE_CLUSTER | {BookingState.FINISHED}
+    return session.scalar(sa.select(sa.func.count()).select_from(Booking).where(Booking.state.in_(states))) or 0

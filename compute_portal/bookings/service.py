@@ -30,7 +30,7 @@ from ..pools.models import Pool
 from ..pools.states import BookingUnit, InstructionVerb
 from ..programmes.models import Programme
 from ..sentences import NotFound, Refusal, Sentence
-from .models import Booking
+from .models import Attempt, Booking
 from .states import NOT_STARTED, ON_THE_CLUSTER, BookingKind, BookingState
 
 OPEN_FIXED = frozenset({BookingState.SUBMITTED, BookingState.CONFIRMED})
@@ -253,9 +253,20 @@ def give_back(session: Session, booking: Booking, *, now: dt.datetime, by: Actor
 
 
 def free_slot(session: Session, booking: Booking, *, now: dt.datetime) -> None:
-    """A fixed booking that never started gives its GPUs back. Its pool is locked."""
+    """A fixed booking that never started gives its GPUs back. Its pool is locked.
+
+    Where people may have been let in by an attempt that failed, they stay taken until access is taken back.
+    """
     if booking.kind is BookingKind.FIXED:
-        pools.free(session, booking.id, at=now)
+        given_until = session.scalar(
+            sa.select(sa.func.max(Attempt.ended_at)).where(
+                Attempt.booking_id == booking.id, Attempt.placed_at.is_not(None), Attempt.revoked_at.is_(None)
+            )
+        )
+        if given_until is None:
+            pools.free(session, booking.id, at=now)
+        else:
+            pools.vacate(session, booking.id, given_until=given_until, at=now)
         pools.changed(session, session.get_one(Pool, booking.pool_id))
 
 
@@ -281,13 +292,14 @@ def _not_own(booking: Booking, by: Actor) -> None:
 def _load(session: Session, asked: BookingRequest, by: Actor) -> _Ground:
     allocation = must_see(session.get(Allocation, asked.allocation_id), by)
     pool = session.get_one(Pool, allocation.pool_id)
+    limit, capacity = pool_queries.limit_and_capacity(session, allocation.enterprise_id, pool.id)
     return _Ground(
         allocation,
         pool,
         session.get_one(Programme, allocation.programme_id),
         session.get_one(Enterprise, allocation.enterprise_id),
-        pool_queries.find_limit(session, allocation.enterprise_id, pool.id),
-        pool_queries.capacity(session, [pool.id]).get(pool.id, 0),
+        limit,
+        capacity,
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from ..access import Actor, Role
+from ..access import SYSTEM, Actor, Role
+from ..sentences import NotFound
 from ..signin.models import BureauRole, User
 from .models import Enterprise, Membership
 
@@ -80,3 +82,63 @@ def actor_for(session: Session, user_id: int, enterprise_id: int | None = None) 
     if not actor.roles or (enterprise_id is not None and actor.enterprise_id != enterprise_id):
         return None
     return actor
+
+
+def get_enterprise(session: Session, enterprise_id: int, by: Actor) -> Enterprise:
+    """The bureau sees all, a member only the enterprise acted for: another one does not exist."""
+    if by is not SYSTEM and not by.is_bureau and by.enterprise_id != enterprise_id:
+        raise NotFound
+    enterprise = session.get(Enterprise, enterprise_id)
+    if enterprise is None:
+        raise NotFound
+    return enterprise
+
+
+def every_enterprise(find: str = "") -> sa.Select[Enterprise]:
+    """In the order of registration, newest first; `find` is part of a name or of the credit code."""
+    query = sa.select(Enterprise).order_by(Enterprise.id.desc())
+    if find:
+        query = query.where(
+            sa.or_(
+                Enterprise.name.icontains(find, autoescape=True),
+                Enterprise.name_en.icontains(find, autoescape=True),
+                Enterprise.credit_code.icontains(find, autoescape=True),
+            )
+        )
+    return query
+
+
+def count_members(session: Session, enterprise_ids: Iterable[int]) -> dict[int, int]:
+    found = dict.fromkeys(enterprise_ids, 0)
+    rows = session.execute(
+        sa.select(Membership.enterprise_id, sa.func.count())
+        .join(User, User.id == Membership.user_id)
+        .where(Membership.enterprise_id.in_(found), User.disabled_at.is_(None))
+        .group_by(Membership.enterprise_id)
+    )
+    return found | dict(row._tuple() for row in rows)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRow:
+    """A person in an enterprise. Shown to the enterprise itself and to the bureau."""
+
+    user_id: int
+    name: str
+    name_en: str | None
+    email: str
+    role: Role
+    since_at: dt.datetime
+
+
+def list_members(session: Session, enterprise_id: int, *, offset: int = 0, limit: int = 25) -> list[MemberRow]:
+    """Managers first, then those who came first; people whose access was taken away are left out."""
+    rows = session.execute(
+        sa.select(User.id, User.name, User.name_en, User.email, Membership.role, Membership.since_at)
+        .join(Membership, Membership.user_id == User.id)
+        .where(Membership.enterprise_id == enterprise_id, User.disabled_at.is_(None))
+        .order_by(Membership.role, User.id)
+        .limit(limit)
+        .offset(offset)
+    )
+    return [MemberRow(*row) for row in rows]

@@ -190,10 +190,28 @@ def release(
     session: Session, allocation_id: int, amount: int, *, reference: str, ended: bool, at: dt.datetime, by: Actor
 ) -> None:
     """held → available; of an allocation that has ended → expired."""
-    owner = allocation(allocation_id)
-    accounts = lock_accounts(session, owner)
-    target = accounts[owner, Bucket.EXPIRED if ended else Bucket.AVAILABLE]
-    post(session, plan(reference, "release", accounts[owner, Bucket.HELD], target, amount), at=at, by=by)
+    release_all(session, [Release(allocation_id, amount, reference, ended)], at=at, by=by)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What one booking still has on hold; `ended` when its allocation has ended."""
+
+    allocation_id: int
+    amount: int
+    reference: str
+    ended: bool
+
+
+def release_all(session: Session, releases: Sequence[Release], *, at: dt.datetime, by: Actor) -> None:
+    """`release` for many bookings at once."""
+    accounts = lock_accounts(session, *{allocation(each.allocation_id) for each in releases})
+    legs: list[Leg] = []
+    for each in releases:
+        owner = allocation(each.allocation_id)
+        target = accounts[owner, Bucket.EXPIRED if each.ended else Bucket.AVAILABLE]
+        legs += plan(each.reference, "release", accounts[owner, Bucket.HELD], target, each.amount)
+    post(session, legs, at=at, by=by)
 
 
 def expire(session: Session, allocation_id: int, *, at: dt.datetime, by: Actor) -> int:

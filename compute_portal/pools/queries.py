@@ -75,6 +75,14 @@ def find_limit(session: Session, enterprise_id: int, pool_id: int) -> int | None
     return None if row is None else row.gpus
 
 
+def limit_and_capacity(session: Session, enterprise_id: int, pool_id: int) -> tuple[int | None, int]:
+    """The enterprise's limit in this pool (None: no limit) and all GPUs of the pool, in one query."""
+    limit = sa.select(Limit.gpus).where(Limit.enterprise_id == enterprise_id, Limit.pool_id == pool_id)
+    gpus = sa.select(sa.func.coalesce(sa.func.sum(Node.gpus), 0)).where(Node.pool_id == pool_id)
+    row = session.execute(sa.select(limit.scalar_subquery(), gpus.scalar_subquery())).one()
+    return row[0], int(row[1])
+
+
 def capacity(session: Session, pool_ids: Iterable[int]) -> dict[int, int]:
     """All GPUs of each pool, whatever the state of their nodes."""
     rows = session.execute(
@@ -118,3 +126,8 @@ def load_availability(session: Session, pool: Pool, now: dt.datetime) -> Availab
     return Availability.from_rows(
         [(id, gpus) for id, gpus, _state in nodes], rows, closed, unit=pool.booking_unit.value
     )
+
+
+def node_ids(session: Session, pool_id: int) -> list[int]:
+    """In order of placement."""
+    return list(session.scalars(sa.select(Node.id).where(Node.pool_id == pool_id).order_by(Node.position)))

@@ -6,7 +6,7 @@ Every verb that changes capacity or placement locks the pool's row and adds 1 to
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import sqlalchemy as sa
@@ -18,9 +18,8 @@ from ..db import lock
 from ..lifecycle import begin, move_to
 from ..sentences import NotFound, Refusal, Sentence
 from .availability import Placement
-from .models import Instruction, Maintenance, Node, NodeInterval, Occupancy, Pool, Tariff
+from .models import Instruction, Limit, Maintenance, Node, NodeInterval, Occupancy, Pool, Tariff
 from .states import BookingUnit, InstructionState, InstructionVerb, MaintenanceState, NodeState
-
 
 OCCUPANCIES = cast(sa.Table, Occupancy.__table__)
 
@@ -38,7 +37,7 @@ def changed(session: Session, pool: Pool) -> None:
     session.flush()
 
 
-def void_plans(session: Session, pool_ids: sa.Select[tuple[int]] | Sequence[int]) -> None:
+def void_plans(session: Session, pool_ids: sa.Select[int] | Sequence[int]) -> None:
     """`lock_pool` and `changed` for several pools in one statement, before anything else is locked."""
     session.execute(
         sa.update(Pool).where(Pool.id.in_(pool_ids)).values(version=Pool.version + 1),
@@ -264,22 +263,33 @@ def occupy(
     ends_at: dt.datetime,
 ) -> None:
     """Give GPUs to a booking. The pool is locked; the caller bumps the version once per transaction."""
-    session.execute(
-        sa.insert(Occupancy),
-        [
-            {
-                "pool_id": pool.id,
-                "node_id": node_id,
-                "booking_id": booking_id,
-                "gpu_mask": mask,
-                "gpus": mask.bit_count(),
-                "fixed": fixed,
-                "starts_at": starts_at,
-                "ends_at": ends_at,
-            }
-            for node_id, mask in placement
-        ],
-    )
+    occupy_all(session, pool, [(booking_id, placement, starts_at, ends_at)], fixed=fixed)
+
+
+def occupy_all(
+    session: Session,
+    pool: Pool,
+    given: Iterable[tuple[int, Placement, dt.datetime, dt.datetime]],
+    *,
+    fixed: bool = False,
+) -> None:
+    """`occupy` for many bookings at once: each (booking, placement, start, end)."""
+    rows = [
+        {
+            "pool_id": pool.id,
+            "node_id": node_id,
+            "booking_id": booking_id,
+            "gpu_mask": mask,
+            "gpus": mask.bit_count(),
+            "fixed": fixed,
+            "starts_at": starts_at,
+            "ends_at": ends_at,
+        }
+        for booking_id, placement, starts_at, ends_at in given
+        for node_id, mask in placement
+    ]
+    if rows:
+        session.execute(sa.insert(OCCUPANCIES), rows)
 
 
 def free(session: Session, booking_id: int, *, at: dt.datetime) -> None:
@@ -341,31 +351,26 @@ def withhold_occupancies(session: Session, booking_id: int, ended_at: dt.datetim
     )
 
 
-def move(
-    session: Session,
-    pool: Pool,
-    booking_id: int,
-    placement: Placement,
-    *,
-    given_until: dt.datetime | None,
-    starts_at: dt.datetime,
-    ends_at: dt.datetime,
-) -> None:
-    """Give a fixed booking other GPUs for the rest of its window. The pool is locked.
-
-    What it was given keeps its rows until `given_until`; what it never was given is free at once.
-    """
-    vacate(session, booking_id, given_until=given_until, at=starts_at)
-    occupy(session, pool, booking_id, placement, fixed=True, starts_at=starts_at, ends_at=ends_at)
-    changed(session, pool)
-
-
 def vacate(session: Session, booking_id: int, *, given_until: dt.datetime | None, at: dt.datetime) -> None:
-    """Take a booking off the GPUs it has from `at` on, see `move`."""
+    """Take a booking off the GPUs that it has beyond `at`. The pool is locked.
+
+    What it was given keeps its rows until `given_until`; what it never was given (None) is free at once.
+    """
     mine = sa.update(Occupancy).where(
         Occupancy.booking_id == booking_id, Occupancy.released_at.is_(None), Occupancy.ends_at > at
     )
     if given_until is None:
         session.execute(mine.values(ends_at=Occupancy.starts_at, released_at=at))
     else:
-        session.execute(mine.values(ends_at=sa.case((Occupancy.starts_at > given_until, Occupancy.starts_at), else_=given_until)))
+        cut = sa.case((Occupancy.starts_at > given_until, Occupancy.starts_at), else_=given_until)
+        session.execute(mine.values(ends_at=cut))
+
+
+def set_limit(session: Session, enterprise_id: int, pool_id: int, gpus: int) -> None:
+    """How many GPUs of the pool the enterprise may use at once. Lowering it never ends what runs."""
+    row = session.get(Limit, (enterprise_id, pool_id))
+    if row is None:
+        session.add(Limit(enterprise_id=enterprise_id, pool_id=pool_id, gpus=gpus))
+    else:
+        row.gpus = gpus
+    session.flush()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from ..ledger.models import Bucket, LedgerAccount, LedgerEntry
+from ..ledger.service import programme as ledger_owner
 from ..pools.models import Pool
 from ..sentences import NotFound
 from .models import Programme, ProgrammePool
@@ -19,8 +23,79 @@ def get_programme(session: Session, programme_id: int) -> Programme:
     return programme
 
 
+def every_programme() -> sa.Select[Programme]:
+    """Those that end last come first."""
+    return sa.select(Programme).order_by(Programme.ends_on.desc(), Programme.id)
+
+
 def list_programmes(session: Session) -> list[Programme]:
-    return list(session.scalars(sa.select(Programme).order_by(Programme.ends_on.desc(), Programme.id)))
+    return list(session.scalars(every_programme()))
+
+
+def list_open(session: Session, on: dt.date) -> list[Programme]:
+    return list(session.scalars(every_programme().where(Programme.ends_on >= on).limit(100)))
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """GPU-seconds of a programme: what was added in all, and what is left to award."""
+
+    funded: int = 0
+    left: int = 0
+
+    @property
+    def awarded(self) -> int:
+        return self.funded - self.left
+
+
+def hours(session: Session, programme_ids: Iterable[int]) -> dict[int, Hours]:
+    """One query for any number of programmes; those without hours have zeros."""
+    owners = {ledger_owner(id): id for id in programme_ids}
+    found = dict.fromkeys(owners.values(), Hours())
+    if not owners:
+        return found
+    added = (
+        sa.select(sa.func.coalesce(sa.func.sum(LedgerEntry.amount), 0))
+        .where(LedgerEntry.to_account_id == LedgerAccount.id, LedgerEntry.verb == "fund")
+        .scalar_subquery()
+    )
+    rows = session.execute(
+        sa.select(LedgerAccount.owner, added, LedgerAccount.balance).where(
+            LedgerAccount.owner.in_(owners), LedgerAccount.bucket == Bucket.POOL
+        )
+    )
+    for owner, funded, left in rows:
+        found[owners[owner]] = Hours(int(funded), left)
+    return found
+
+
+def pools_of(session: Session, programme_ids: Iterable[int]) -> dict[int, list[Pool]]:
+    """The pools that each programme opens, in one query."""
+    found: dict[int, list[Pool]] = {id: [] for id in programme_ids}
+    rows = session.execute(
+        sa.select(ProgrammePool.programme_id, Pool)
+        .join(Pool, Pool.id == ProgrammePool.pool_id)
+        .where(ProgrammePool.programme_id.in_(found))
+        .order_by(Pool.name)
+    )
+    for programme_id, pool in rows:
+        found[programme_id].append(pool)
+    return found
+
+
+def list_fundings(session: Session, programme_id: int, limit: int = 100) -> list[LedgerEntry]:
+    """What the bureau added, newest first."""
+    account = sa.select(LedgerAccount.id).where(
+        LedgerAccount.owner == ledger_owner(programme_id), LedgerAccount.bucket == Bucket.POOL
+    )
+    return list(
+        session.scalars(
+            sa.select(LedgerEntry)
+            .where(LedgerEntry.to_account_id.in_(account), LedgerEntry.verb == "fund")
+            .order_by(LedgerEntry.id.desc())
+            .limit(limit)
+        )
+    )
 
 
 def list_open_pairs(session: Session, on: dt.date) -> list[tuple[Programme, Pool]]:

@@ -62,9 +62,10 @@ def _check_body(kind: str, fields: list[bytes]) -> None:
     if kind == "ssh-ed25519":
         whole = len(fields) == 2 and len(fields[1]) == 32
     elif kind == "ssh-rsa":
-        whole = len(fields) == 3
+        exponent, modulus = (int.from_bytes(part, "big") for part in (*fields[1:3], b"", b"")[:2])
+        whole = len(fields) == 3 and exponent >= 3 and exponent % 2 == 1 and modulus % 2 == 1
         if whole:
-            bits = int.from_bytes(fields[2], "big").bit_length()
+            bits = modulus.bit_length()
             if not LEAST_RSA_BITS <= bits <= MOST_RSA_BITS:
                 raise _refusal("key-rsa-size", bits=bits, least=LEAST_RSA_BITS)
     else:

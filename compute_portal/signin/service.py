@@ -253,10 +253,14 @@ def take_form_key(session: Session, key: str, *, user_id: int | None, now: dt.da
     Whoever comes second waits on the key's row until the first has committed or rolled back.
     """
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    taken = session.execute(
-        insert(FormKey).values(key=key, user_id=user_id, result="", at=now).on_conflict_do_nothing()
+    # RETURNING, because psycopg does not tell how many rows an INSERT … ON CONFLICT wrote.
+    taken = session.scalar(
+        insert(FormKey)
+        .values(key=key, user_id=user_id, result="", at=now)
+        .on_conflict_do_nothing()
+        .returning(FormKey.key)
     )
-    if taken.rowcount == 1:  # type: ignore[attr-defined]
+    if taken is not None:
         return None
     return session.scalar(sa.select(FormKey.result).where(FormKey.key == key))
 

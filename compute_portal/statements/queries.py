@@ -155,3 +155,13 @@ def draft_totals(session: Session, month: str, enterprise_ids: list[int], tax_pe
         seconds[enterprise_id] = seconds.get(enterprise_id, 0) + int(line_seconds)
         amounts[enterprise_id] = amounts.get(enterprise_id, 0) + units.amount_micro_yuan(int(line_seconds), price)
     return {id: Totals(seconds[id], amounts[id], units.tax_micro_yuan(amounts[id], tax_permille)) for id in seconds}
+
+
+def count_in_all(session: Session) -> int:
+    """Statements that a month's close has frozen."""
+    return (
+        session.scalar(
+            sa.select(sa.func.count()).select_from(Statement).where(Statement.state != StatementState.DRAFT)
+        )
+        or 0
+    )

@@ -165,3 +165,13 @@ def list_months(session: Session, by: Actor) -> list[str]:
         months.append(month)
         month = clock.previous_month(month)
     return months
+
+
+def last_month(session: Session) -> str | None:
+    """The newest month in which something was charged."""
+    return session.scalar(sa.select(sa.func.max(Charge.billed_in)))
+
+
+def charged_in_all(session: Session) -> int:
+    """GPU-seconds of every charge ever made."""
+    return int(session.scalar(sa.select(sa.func.sum(Charge.gpu_seconds))) or 0)

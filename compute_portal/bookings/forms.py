@@ -1,0 +1,123 @@
+"""One form, two kinds: fixed hours or as soon as possible. And the reason of a decline."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from wtforms import HiddenField
+
+from .. import clock
+from ..forms import ChoiceField, CountField, HoursField, LineField, MomentField, PortalForm, Required, TextField
+from ..language import N_
+from ..sentences import Sentence
+from .queries import Choice
+from .service import BookingRequest
+from .states import BookingKind
+
+PROPOSED_SECONDS = 8 * 3_600
+
+
+class RunField(HoursField):
+    """Hours of running time, 36 or 1.5; `data` is seconds."""
+
+    complaint = Sentence("not-a-number", example="36")
+
+
+def _title() -> LineField:
+    return LineField(
+        N_("Title"), [Required()], most=80, description=N_("So that you and your colleagues know it again.")
+    )
+
+
+class BookingForm(PortalForm):
+    kind = HiddenField()
+    quoted = HiddenField()  # the values and the price that the person last saw
+    allocation_id = ChoiceField(N_("Allocation"), [Required()], coerce=int)
+    gpus = CountField(N_("Cards"), [Required()], render_kw={"inputmode": "numeric"})
+
+    def to_request(self) -> BookingRequest:
+        raise NotImplementedError
+
+    def keep_quoted(self, asked: BookingRequest, highest_micro_yuan: int) -> None:
+        self.quoted.data = f"{_values(asked)}={highest_micro_yuan}"
+
+    def agreed(self, asked: BookingRequest) -> int | None:
+        """The price in micro-yuan that was shown for just these values; None when it was not."""
+        values, _, price = (self.quoted.data or "").rpartition("=")
+        seen = values == _values(asked) and price.isascii() and price.isdigit() and len(price) < 19
+        return int(price) if seen else None
+
+
+class FixedForm(BookingForm):
+    starts_at = MomentField(N_("Start"), [Required()])
+    ends_at = MomentField(N_("End"), [Required()])
+    title = _title()
+
+    def to_request(self) -> BookingRequest:
+        return BookingRequest(
+            allocation_id=self.allocation_id.data,
+            kind=BookingKind.FIXED,
+            title=self.title.data,
+            gpus=self.gpus.data,
+            starts_at=self.starts_at.data,
+            ends_at=self.ends_at.data,
+        )
+
+
+class FlexibleForm(BookingForm):
+    longest = RunField(
+        N_("Longest run"),
+        [Required()],
+        description=N_("It stops then; if it ends sooner, the rest comes back."),
+        render_kw={"inputmode": "decimal"},
+    )
+    not_before_at = MomentField(N_("Not before"))
+    title = _title()
+
+    def to_request(self) -> BookingRequest:
+        return BookingRequest(
+            allocation_id=self.allocation_id.data,
+            kind=BookingKind.FLEXIBLE,
+            title=self.title.data,
+            gpus=self.gpus.data,
+            longest_seconds=self.longest.data,
+            not_before_at=self.not_before_at.data,
+        )
+
+
+FORMS: dict[str, type[BookingForm]] = {BookingKind.FIXED: FixedForm, BookingKind.FLEXIBLE: FlexibleForm}
+
+
+class DeclineForm(PortalForm):
+    reason = TextField(
+        N_("Reason"), [Required()], most=1_000, description=N_("The company reads it."), render_kw={"rows": 3}
+    )
+
+
+def propose(
+    choices: list[Choice], now: dt.datetime, *, allocation_id: int | None, gpus: int | None, starts_at: dt.datetime | None
+) -> dict[str, object]:
+    """What the empty form begins with: a node for eight hours on the allocation that ends first and has enough.
+
+    What the address asks for wins.
+    """
+    chosen = next((choice for choice in choices if choice.allocation.id == allocation_id), None) or next(
+        (choice for choice in choices if choice.available >= choice.usual_gpus * PROPOSED_SECONDS), choices[0]
+    )
+    cards = gpus or chosen.usual_gpus
+    seconds = min(PROPOSED_SECONDS, max(3_600, chosen.available // cards // 3_600 * 3_600))
+    start = starts_at or clock.floor_hour(now) + 2 * clock.HOUR
+    return {
+        "allocation_id": chosen.allocation.id,
+        "gpus": cards,
+        "starts_at": start,
+        "ends_at": start + dt.timedelta(seconds=seconds),
+        "longest": seconds,
+    }
+
+
+def _values(asked: BookingRequest) -> str:
+    """Everything that has a price, as text; the title has none."""
+    instants = (asked.starts_at, asked.ends_at, asked.not_before_at)
+    parts = [asked.kind, asked.allocation_id, asked.gpus, asked.longest_seconds or ""]
+    return "|".join(str(part) for part in [*parts, *("" if at is None else int(at.timestamp()) for at in instants)])

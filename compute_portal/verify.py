@@ -1,0 +1,754 @@
+"""Recounts the invariants of the house from the rows alone: `flask --app wsgi verify`.
+
+Each check is one statement of its own SQL, written without the services' code, so that an error there cannot hide
+itself here. All of it is set-based and streams: memory stays constant, and the database does the sorting. Run it in a
+reading session, which is one snapshot; a busy portal then looks as consistent as it is.
+
+What is not asked here: whether a fixed booking started in its first minute (a scheduler that was away is history, not
+damage), and whether a person wrote a name into the free text of a note, which no query can know. Addresses can be
+looked for, and are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from migrations.triggers import APPEND_ONLY
+
+from .allocations.states import LIFE as ALLOCATION
+from .bookings.states import LIFE as BOOKING
+from .enterprises.states import LIFE as ENTERPRISE
+from .lifecycle import Lifecycle
+from .pools.states import LIFE as NODE
+from .pools.states import MAINTENANCE_LIFE as MAINTENANCE
+from .statements.states import LIFE as STATEMENT
+
+INVARIANTS = {
+    1: "Per node, no GPU is given twice and none that is not there; fixed bookings have their whole window",
+    2: "Ledger entries balance, accounts equal their entries, buckets add up, protected tables refuse changes",
+    3: "Every accepted GPU-second is charged exactly once, in exactly one billing month",
+    4: "Closed statements say what their charges say",
+    5: "Every change of state has one history row",
+    6: "No row of one enterprise hangs on another's",
+    7: "History, ledger and logs name people by id only",
+}
+NAMED = 20  # rows named per check; the rest is counted
+LIFECYCLES = (BOOKING, ALLOCATION, ENTERPRISE, NODE, STATEMENT, MAINTENANCE)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A broken invariant: its number in design, the check that saw it, and a line that names the rows."""
+
+    invariant: int
+    check: str
+    line: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant} {self.check}: {self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Every row that `sql` finds is a problem, told by `line`."""
+
+    invariant: int
+    name: str
+    line: str
+    sql: str
+
+
+def run(session: Session) -> list[Problem]:
+    """Every problem that the rows show; empty when all invariants hold. Reads only."""
+    problems: list[Problem] = []
+    for check in CHECKS:
+        lines = (check.line.format_map(row) for row in _rows(session, check.sql))
+        problems += _name_some(check.invariant, check.name, lines)
+    problems += _name_some(2, "protection", _missing_triggers(session))
+    problems += _name_some(5, "moves", _moves_not_in_the_tables(session))
+    return sorted(problems, key=lambda problem: problem.invariant)
+
+
+CHECKED_IN_PYTHON = ("protection", "moves")
+
+
+def try_to_change(session: Session) -> list[Problem]:
+    """Try to change and to delete a row of each protected table, and take it back: the database must say no.
+
+    Needs a writing session, keeps nothing. A table without rows has nothing to try on.
+    """
+    problems = []
+    connection = session.connection()
+    for table in APPEND_ONLY:
+        rows = sa.table(table, sa.column("id"))
+        newest = connection.scalar(sa.select(sa.func.max(rows.c.id)))
+        if newest is None:
+            continue
+        change = sa.update(rows).where(rows.c.id == newest).values(id=newest)
+        delete = sa.delete(rows).where(rows.c.id == newest)
+        for verb, statement in (("UPDATE", change), ("DELETE", delete)):
+            savepoint = connection.begin_nested()
+            try:
+                connection.execute(statement)
+            except sa.exc.DBAPIError as refused:
+                # A foreign key may refuse a DELETE too; that is not the protection that is asked for.
+                if "append-only" not in str(refused.orig):
+                    problems.append(Problem(2, "protection", f"{table} refuses {verb} for another reason only."))
+            else:
+                problems.append(Problem(2, "protection", f"{table} lets a row be changed: {verb} of row {newest}."))
+            finally:
+                savepoint.rollback()
+    return problems
+
+
+# -- running a statement ----------------------------------------------------------------------------------------------
+
+# What the two stores say differently, written once. `GIVEN` yields one row per attempt a, node n and GPU g.
+_WORDS = {
+    "sqlite": (
+        (r"SECONDS\(([\w.]+)\)", r"CAST(strftime('%s', \1) AS INTEGER)"),
+        (r"MONTH\(([\w.]+)\)", r"strftime('%Y-%m', \1, '+8 hours')"),
+        (r"DAY\(([\w.]+)\)", r"date(\1, '+8 hours')"),
+        (r"\bGIVEN\b", "attempts a, json_each(a.nodes) n, json_each(n.value, '$.gpus') g"),
+        (r"\bGIVEN_NODE\b", "json_extract(n.value, '$.node')"),
+        (r"\bGIVEN_GPU\b", "g.value"),
+    ),
+    "postgresql": (
+        (r"SECONDS\(([\w.]+)\)", r"CAST(EXTRACT(EPOCH FROM \1) AS bigint)"),
+        (r"MONTH\(([\w.]+)\)", r"to_char(\1 AT TIME ZONE 'Asia/Shanghai', 'YYYY-MM')"),
+        (r"DAY\(([\w.]+)\)", r"CAST(\1 AT TIME ZONE 'Asia/Shanghai' AS date)"),
+        (
+            r"\bGIVEN\b",
+            "attempts a CROSS JOIN LATERAL json_array_elements(a.nodes) n(value) "
+            "CROSS JOIN LATERAL json_array_elements_text(n.value -> 'gpus') g(value)",
+        ),
+        (r"\bGIVEN_NODE\b", "(n.value ->> 'node')"),
+        (r"\bGIVEN_GPU\b", "CAST(g.value AS integer)"),
+    ),
+}
+
+
+def _rows(session: Session, sql: str) -> Iterator[sa.RowMapping]:
+    for pattern, said in _WORDS[session.get_bind().dialect.name]:
+        sql = re.sub(pattern, lambda found, said=said: found.expand(said), sql)  # type: ignore[misc]
+    # A colon inside a text is a colon, not a parameter.
+    statement = sa.text(sql.replace(":", r"\:")).execution_options(yield_per=500)
+    yield from session.execute(statement).mappings()
+
+
+def _name_some(invariant: int, check: str, lines: Iterable[str]) -> Iterator[Problem]:
+    rest = iter(lines)
+    for line in islice(rest, NAMED):
+        yield Problem(invariant, check, line)
+    more = sum(1 for _ in rest)
+    if more:
+        yield Problem(invariant, check, f"… and {more:,} more of this kind.")
+
+
+# -- checks that are not one statement --------------------------------------------------------------------------------
+
+
+def _missing_triggers(session: Session) -> Iterator[str]:
+    """The catalogue must hold every protecting trigger, switched on and with a body that refuses."""
+    for table, trigger in _expected_triggers(session):
+        body = _trigger_body(session, table, trigger)
+        refuses = "overbooked" if table == "occupancies" else "append-only"
+        if body is None:
+            yield f"Table {table} has lost its trigger {trigger}."
+        elif refuses not in body or "RAISE" not in body:
+            yield f"Trigger {trigger} of table {table} no longer refuses anything."
+
+
+def _expected_triggers(session: Session) -> Iterator[tuple[str, str]]:
+    postgresql = session.get_bind().dialect.name == "postgresql"
+    verbs = ("update", "delete", "truncate") if postgresql else ("update", "delete")
+    for table in APPEND_ONLY:
+        yield from ((table, f"{table}_no_{verb}") for verb in verbs)
+    for end in ("",) if postgresql else ("_insert", "_update"):
+        yield "occupancies", f"occupancies_no_overlap{end}"
+
+
+def _trigger_body(session: Session, table: str, trigger: str) -> str | None:
+    if session.get_bind().dialect.name == "postgresql":
+        found = session.scalar(
+            sa.text(
+                "SELECT p.prosrc FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid "
+                "WHERE t.tgrelid = to_regclass(:table) AND t.tgname = :trigger AND t.tgenabled IN ('O', 'A')"
+            ),
+            {"table": table, "trigger": trigger},
+        )
+    else:
+        found = session.scalar(
+            sa.text("SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :table AND name = :trigger"),
+            {"table": table, "trigger": trigger},
+        )
+    return None if found is None else str(found)
+
+
+def _moves_not_in_the_tables(session: Session) -> Iterator[str]:
+    """Kinds of moves are few, so they are compared with the printable tables here. An event moves nothing."""
+    lives: dict[str, Lifecycle] = {life.kind: life for life in LIFECYCLES}
+    for row in _rows(session, _MOVES):
+        life = lives.get(row["kind"])
+        if life is None:
+            yield f"History speaks of a {row['kind']}, which has no lifecycle (first: row {row['id']})."
+        elif row["before"] not in {str(state) for state in life.states} or not life.allows(row["before"], row["after"]):
+            yield (
+                f"{row['kind']} {row['subject_id']}: {row['before']} → {row['after']} is no move of its table "
+                f"(history row {row['id']}, {row['n']} such)."
+            )
+
+
+_MOVES = """
+SELECT h.kind, h.before, h.after, MIN(h.id) AS id, MIN(h.subject_id) AS subject_id, COUNT(*) AS n
+FROM history_entries h WHERE h.before IS NOT NULL AND h.before <> h.after GROUP BY h.kind, h.before, h.after
+"""
+
+CHECKS = (
+    # -- 1: capacity ------------------------------------------------------------------------------------------------------
+    Check(
+        1,
+        "booked-twice",
+        "Node {node}, GPU {gpu}: booking {booking_id} begins at {starts_at} on top of booking {other_id}.",
+        """
+WITH RECURSIVE bits(bit) AS (
+  SELECT 0 UNION ALL SELECT bit + 1 FROM bits WHERE bit + 1 < (SELECT MAX(gpus) FROM nodes)
+), taken AS (
+  SELECT o.node_id, b.bit, o.booking_id, o.starts_at,
+    MAX(o.ends_at) OVER earlier AS busy_until, LAG(o.booking_id) OVER in_order AS other_id
+  FROM occupancies o JOIN bits b ON ((o.gpu_mask >> b.bit) & 1) = 1
+  WHERE o.ends_at > o.starts_at
+  WINDOW in_order AS (PARTITION BY o.node_id, b.bit ORDER BY o.starts_at, o.id),
+    earlier AS (PARTITION BY o.node_id, b.bit ORDER BY o.starts_at, o.id
+      ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+)
+SELECT n.name AS node, t.bit AS gpu, t.booking_id, t.other_id, t.starts_at
+FROM taken t JOIN nodes n ON n.id = t.node_id WHERE t.busy_until > t.starts_at
+""",
+    ),
+    # Access really given, until it was taken back. A booking's next attempt may begin before the last one was cleared away.
+    Check(
+        1,
+        "given-twice",
+        "Node {node}, GPU {gpu}: booking {booking_id} was let in at {granted_at} before booking {other_id} was out.",
+        """
+WITH access AS (
+  SELECT a.id, a.booking_id, a.granted_at, COALESCE(a.revoked_at, '9999-12-31 00:00:00.000000') AS revoked_at,
+    LEAD(a.granted_at) OVER (PARTITION BY a.booking_id ORDER BY a.number) AS again_at
+  FROM attempts a WHERE a.granted_at IS NOT NULL
+), given AS (
+  SELECT GIVEN_NODE AS node, GIVEN_GPU AS gpu, c.booking_id, c.granted_at,
+    CASE WHEN c.again_at < c.revoked_at THEN c.again_at ELSE c.revoked_at END AS until_at
+  FROM GIVEN JOIN access c ON c.id = a.id
+), in_turn AS (
+  SELECT v.node, v.gpu, v.booking_id, v.granted_at,
+    MAX(v.until_at) OVER earlier AS busy_until, LAG(v.booking_id) OVER in_order AS other_id
+  FROM given v WHERE v.until_at > v.granted_at
+  WINDOW in_order AS (PARTITION BY v.node, v.gpu ORDER BY v.granted_at, v.booking_id),
+    earlier AS (PARTITION BY v.node, v.gpu ORDER BY v.granted_at, v.booking_id
+      ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+)
+SELECT * FROM in_turn WHERE busy_until > granted_at
+""",
+    ),
+    Check(
+        1,
+        "not-there",
+        "Occupancy {id} of booking {booking_id} claims GPUs that {node} does not have, or not of its pool.",
+        """
+WITH RECURSIVE bits(bit) AS (
+  SELECT 0 UNION ALL SELECT bit + 1 FROM bits WHERE bit < 61
+), masks AS (
+  SELECT d.gpu_mask, SUM((d.gpu_mask >> b.bit) & 1) AS gpus
+  FROM (SELECT DISTINCT gpu_mask FROM occupancies) d CROSS JOIN bits b GROUP BY d.gpu_mask
+)
+SELECT o.id, o.booking_id, n.name AS node
+FROM occupancies o
+JOIN nodes n ON n.id = o.node_id JOIN bookings b ON b.id = o.booking_id JOIN masks m ON m.gpu_mask = o.gpu_mask
+WHERE (o.gpu_mask >> n.gpus) <> 0 OR m.gpus <> o.gpus OR o.pool_id <> n.pool_id OR o.pool_id <> b.pool_id
+""",
+    ),
+    Check(
+        1,
+        "without-a-place",
+        "Attempt {attempt_id} of booking {booking_id} got GPU {gpu} of {node}, which was not occupied for it.",
+        """
+SELECT a.id AS attempt_id, a.booking_id, MIN(GIVEN_NODE) AS node, MIN(GIVEN_GPU) AS gpu
+FROM GIVEN
+WHERE a.placed_at IS NOT NULL AND NOT EXISTS (
+  SELECT 1 FROM occupancies o JOIN nodes k ON k.id = o.node_id
+  WHERE o.booking_id = a.booking_id AND k.name = GIVEN_NODE AND ((o.gpu_mask >> GIVEN_GPU) & 1) = 1
+    AND o.starts_at <= COALESCE(a.granted_at, a.placed_at)
+    AND (o.released_at IS NULL OR o.ends_at >= a.ended_at OR o.released_at >= a.ended_at)
+)
+GROUP BY a.id, a.booking_id
+""",
+    ),
+    Check(
+        1,
+        "not-whole",
+        "Attempt {attempt_id} of booking {booking_id} got {got} of {asked} GPUs.",
+        """
+WITH given AS (SELECT a.id, COUNT(*) AS gpus FROM GIVEN WHERE a.placed_at IS NOT NULL GROUP BY a.id)
+SELECT a.id AS attempt_id, b.id AS booking_id, b.gpus AS asked, COALESCE(v.gpus, 0) AS got
+FROM attempts a JOIN bookings b ON b.id = a.booking_id LEFT JOIN given v ON v.id = a.id
+WHERE a.placed_at IS NOT NULL AND b.gpus <> COALESCE(v.gpus, 0)
+""",
+    ),
+    Check(
+        1,
+        "lease-without-a-place",
+        "Lease {key} of booking {booking_id} is placed on GPUs that are not occupied for it.",
+        """
+SELECT l.key, l.booking_id FROM leases l
+WHERE l.state = 'placed' AND l.gpus > COALESCE(
+  (SELECT SUM(o.gpus) FROM occupancies o WHERE o.booking_id = l.booking_id AND o.released_at IS NULL), 0)
+""",
+    ),
+    Check(
+        1,
+        "on-a-dead-node",
+        "Attempt {attempt_id} of booking {booking_id} was placed on {node} while that was {state}.",
+        """
+SELECT DISTINCT a.id AS attempt_id, a.booking_id, k.name AS node, i.state
+FROM GIVEN
+JOIN nodes k ON k.name = GIVEN_NODE
+JOIN node_intervals i ON i.node_id = k.id AND i.state IN ('down', 'out_of_service')
+WHERE i.starts_at < a.placed_at AND (i.ends_at IS NULL OR i.ends_at > a.placed_at)
+""",
+    ),
+    # After a first attempt failed, the booking waits for the rest of its window only.
+    Check(
+        1,
+        "fixed-not-whole",
+        "Fixed booking {booking_id} does not have its {asked} GPUs throughout its window.",
+        """
+SELECT b.id AS booking_id, b.gpus AS asked FROM bookings b
+WHERE b.kind = 'fixed' AND b.state IN ('submitted', 'confirmed') AND b.gpus > COALESCE((
+  SELECT SUM(o.gpus) FROM occupancies o
+  WHERE o.booking_id = b.id AND o.released_at IS NULL AND o.ends_at >= b.ends_at AND (
+    o.starts_at <= b.starts_at
+    OR EXISTS (SELECT 1 FROM attempts a WHERE a.booking_id = b.id AND a.placed_at IS NOT NULL))), 0)
+""",
+    ),
+    Check(
+        1,
+        "attempts-under-way",
+        "Booking {booking_id} is {state} and has {n} attempts under way.",
+        """
+WITH under_way AS (SELECT a.booking_id, COUNT(*) AS n FROM attempts a WHERE a.outcome IS NULL GROUP BY a.booking_id)
+SELECT b.id AS booking_id, b.state, COALESCE(w.n, 0) AS n
+FROM bookings b LEFT JOIN under_way w ON w.booking_id = b.id
+WHERE w.n > 1 OR (b.state IN ('starting', 'running', 'stopping') AND w.n IS NULL)
+""",
+    ),
+    # -- 2: the ledger ----------------------------------------------------------------------------------------------------
+    Check(
+        2,
+        "entry-not-allowed",
+        "Ledger entry {entry_id} ({verb}, {reference}) moves hours between accounts it may not.",
+        """
+WITH verbs(verb, source, target) AS (VALUES
+  ('fund', 'source', 'pool'),
+  ('award', 'pool', 'available'), ('award', 'pool', 'withheld'), ('award', 'pool', 'overdraft'),
+  ('stage', 'withheld', 'available'),
+  ('hold', 'available', 'held'),
+  ('charge', 'held', 'used'), ('charge', 'available', 'used'), ('charge', 'overdraft', 'used'),
+  ('release', 'held', 'available'), ('release', 'held', 'expired'),
+  ('expire', 'available', 'expired'), ('expire', 'available', 'pool'),
+  ('correct', 'used', 'available'), ('correct', 'available', 'used'), ('correct', 'used', 'expired')
+)
+SELECT e.id AS entry_id, e.verb, e.reference
+FROM ledger_entries e
+LEFT JOIN ledger_accounts f ON f.id = e.from_account_id
+LEFT JOIN ledger_accounts t ON t.id = e.to_account_id
+LEFT JOIN verbs v ON v.verb = e.verb AND v.source = f.bucket AND v.target = t.bucket
+WHERE f.id IS NULL OR t.id IS NULL OR v.verb IS NULL OR e.amount <= 0 OR e.unit <> f.unit OR e.unit <> t.unit
+  OR CASE
+    WHEN e.verb = 'fund' THEN f.owner <> 'bureau' OR t.owner NOT LIKE 'programme:%'
+    WHEN e.verb = 'award' THEN NOT EXISTS (SELECT 1 FROM allocations l
+      WHERE t.owner = 'allocation:' || l.id AND f.owner = 'programme:' || l.programme_id)
+    WHEN t.bucket = 'pool' THEN NOT EXISTS (SELECT 1 FROM allocations l
+      WHERE f.owner = 'allocation:' || l.id AND t.owner = 'programme:' || l.programme_id)
+    ELSE f.owner <> t.owner
+  END
+""",
+    ),
+    Check(
+        2,
+        "balance",
+        "Account {account_id} ({owner} {bucket}) says {balance}; its entries say {total}.",
+        """
+WITH moved(id, amount) AS (
+  SELECT to_account_id, amount FROM ledger_entries UNION ALL SELECT from_account_id, -amount FROM ledger_entries
+), sums AS (SELECT id, SUM(amount) AS total FROM moved GROUP BY id)
+SELECT a.id AS account_id, a.owner, a.bucket, a.balance, COALESCE(s.total, 0) AS total
+FROM ledger_accounts a LEFT JOIN sums s ON s.id = a.id WHERE a.balance <> COALESCE(s.total, 0)
+""",
+    ),
+    Check(
+        2,
+        "below-zero",
+        "Account {account_id} ({owner} {bucket}) stands at {balance}.",
+        """
+SELECT a.id AS account_id, a.owner, a.bucket, a.balance FROM ledger_accounts a
+WHERE CASE WHEN a.bucket IN ('source', 'overdraft') THEN a.balance > 0 ELSE a.balance < 0 END
+""",
+    ),
+    # The overdraft's account is negative, so that the sum of all buckets is what was awarded and not taken back.
+    Check(
+        2,
+        "buckets",
+        "Allocation {allocation_id} was awarded {awarded} GPU-seconds; its buckets add up to {found}.",
+        """
+WITH back AS (
+  SELECT f.owner, SUM(e.amount) AS amount FROM ledger_entries e
+  JOIN ledger_accounts f ON f.id = e.from_account_id JOIN ledger_accounts t ON t.id = e.to_account_id
+  WHERE e.verb = 'expire' AND t.bucket = 'pool' GROUP BY f.owner
+), sums AS (SELECT owner, SUM(balance) AS amount FROM ledger_accounts WHERE unit = 'gpu_seconds' GROUP BY owner)
+SELECT l.id AS allocation_id, COALESCE(l.awarded_gpu_seconds, 0) AS awarded, COALESCE(s.amount, 0) AS found
+FROM allocations l
+LEFT JOIN sums s ON s.owner = 'allocation:' || l.id
+LEFT JOIN back r ON r.owner = 'allocation:' || l.id
+WHERE COALESCE(s.amount, 0) <> COALESCE(l.awarded_gpu_seconds, 0) - COALESCE(r.amount, 0)
+""",
+    ),
+    Check(
+        2,
+        "held-by-bookings",
+        "Allocation {allocation_id}: its bookings hold {bookings} GPU-seconds, its account {account}.",
+        """
+WITH held AS (SELECT allocation_id, SUM(held_gpu_seconds) AS amount FROM bookings GROUP BY allocation_id)
+SELECT l.id AS allocation_id, COALESCE(h.amount, 0) AS bookings, COALESCE(a.balance, 0) AS account
+FROM allocations l
+LEFT JOIN held h ON h.allocation_id = l.id
+LEFT JOIN ledger_accounts a ON a.owner = 'allocation:' || l.id AND a.bucket = 'held' AND a.unit = 'gpu_seconds'
+WHERE COALESCE(h.amount, 0) <> COALESCE(a.balance, 0)
+""",
+    ),
+    Check(
+        2,
+        "held-cache",
+        "Booking {booking_id} says it holds {cached} GPU-seconds; the ledger says {counted}.",
+        """
+WITH from_hold AS (
+  SELECT u.booking_id, SUM(e.amount) AS amount
+  FROM usage_records u
+  JOIN ledger_entries e ON e.reference = 'usage:' || u.id AND e.verb = 'charge'
+  JOIN ledger_accounts f ON f.id = e.from_account_id AND f.bucket = 'held'
+  GROUP BY u.booking_id
+), counted AS (
+  SELECT b.id AS booking_id, b.held_gpu_seconds AS cached,
+    COALESCE((SELECT SUM(e.amount) FROM ledger_entries e WHERE e.reference = 'booking:' || b.id || ':hold'), 0)
+    - COALESCE((SELECT SUM(e.amount) FROM ledger_entries e WHERE e.reference = 'booking:' || b.id || ':release'), 0)
+    - COALESCE(h.amount, 0) AS counted
+  FROM bookings b LEFT JOIN from_hold h ON h.booking_id = b.id
+)
+SELECT * FROM counted WHERE cached <> counted
+""",
+    ),
+    # -- 3: usage and charges ---------------------------------------------------------------------------------------------
+    Check(
+        3,
+        "charged-once",
+        "Usage record {record_id}: {records} record, {charges} charges, or not the same GPU-seconds.",
+        """
+SELECT x.id AS record_id, SUM(x.records) AS records, SUM(x.charges) AS charges FROM (
+  SELECT u.id, 1 AS records, 0 AS charges, u.gpu_seconds AS used, 0 AS charged FROM usage_records u
+  UNION ALL SELECT c.usage_record_id, 0, 1, 0, c.gpu_seconds FROM charges c) x
+GROUP BY x.id HAVING SUM(x.records) <> 1 OR SUM(x.charges) <> 1 OR SUM(x.used) <> SUM(x.charged)
+""",
+    ),
+    Check(
+        3,
+        "posted-once",
+        "{reference}: charged {charged} GPU-seconds, the ledger moved {posted}.",
+        """
+SELECT x.reference, SUM(x.charged) AS charged, SUM(x.posted) AS posted FROM (
+  SELECT 'usage:' || c.usage_record_id AS reference, c.gpu_seconds AS charged, 0 AS posted FROM charges c
+  UNION ALL SELECT e.reference, 0, e.amount FROM ledger_entries e WHERE e.verb = 'charge') x
+GROUP BY x.reference HAVING SUM(x.charged) <> SUM(x.posted)
+""",
+    ),
+    Check(
+        3,
+        "record",
+        "Usage record {record_id} of booking {booking_id}: its GPUs, time, hour or day do not fit together.",
+        """
+SELECT u.id AS record_id, u.booking_id FROM usage_records u JOIN bookings b ON b.id = u.booking_id
+WHERE u.gpus <> b.gpus OR u.gpu_seconds <> u.gpus * (SECONDS(u.ends_at) - SECONDS(u.starts_at))
+  OR u.day_on <> DAY(u.starts_at) OR SECONDS(u.starts_at) / 3600 <> (SECONDS(u.ends_at) - 1) / 3600
+""",
+    ),
+    Check(
+        3,
+        "records-in-a-row",
+        "Usage record {record_id} of attempt {attempt_id} {how} the one before it.",
+        """
+WITH in_order AS (
+  SELECT u.id, u.attempt_id, u.starts_at,
+    LAG(u.ends_at) OVER (PARTITION BY u.attempt_id ORDER BY u.starts_at, u.id) AS before_at
+  FROM usage_records u
+)
+SELECT id AS record_id, attempt_id, CASE WHEN starts_at < before_at THEN 'overlaps' ELSE 'leaves a gap after' END AS how
+FROM in_order WHERE starts_at <> before_at
+""",
+    ),
+    # A fixed booking is charged for its window; an attempt that failed may be charged for less than it stood.
+    Check(
+        3,
+        "metered",
+        "Attempt {attempt_id} of booking {booking_id} is not metered from its start to its end.",
+        """
+WITH used AS (
+  SELECT u.attempt_id, MIN(u.starts_at) AS first_at, MAX(u.ends_at) AS last_at
+  FROM usage_records u GROUP BY u.attempt_id
+)
+SELECT a.id AS attempt_id, a.booking_id
+FROM attempts a JOIN bookings b ON b.id = a.booking_id LEFT JOIN used u ON u.attempt_id = a.id
+WHERE (u.attempt_id IS NOT NULL AND a.granted_at IS NULL)
+  OR u.first_at <> a.granted_at
+  OR COALESCE(u.last_at, a.granted_at) <> a.metered_until_at
+  OR (a.granted_at IS NOT NULL AND a.metered_until_at IS NULL)
+  OR (u.last_at > a.ended_at AND (b.kind <> 'fixed' OR u.last_at > b.ends_at))
+  OR (a.metered_whole AND a.outcome IS NULL)
+  OR (a.metered_whole AND a.outcome = 'ended' AND a.metered_until_at < a.ended_at)
+""",
+    ),
+    Check(
+        3,
+        "tariff",
+        "Charge {charge_id} stands at tariff {tariff_id}, which was not its price.",
+        """
+SELECT c.id AS charge_id, c.tariff_id
+FROM charges c
+JOIN usage_records u ON u.id = c.usage_record_id
+JOIN bookings b ON b.id = c.booking_id
+JOIN tariffs t ON t.id = c.tariff_id
+WHERE t.pool_id <> u.pool_id
+  OR CASE WHEN b.kind = 'fixed' THEN c.tariff_id <> COALESCE(b.tariff_id, -1)
+    ELSE t.from_on <> (SELECT MAX(x.from_on) FROM tariffs x WHERE x.pool_id = u.pool_id AND x.from_on <= u.day_on) END
+""",
+    ),
+    Check(
+        3,
+        "month",
+        "Charge {charge_id} of use in {used_in} is billed in {billed_in}.",
+        """
+SELECT c.id AS charge_id, c.billed_in, MONTH(u.starts_at) AS used_in
+FROM charges c JOIN usage_records u ON u.id = c.usage_record_id
+WHERE c.billed_in < MONTH(u.starts_at) OR c.adjustment <> (c.billed_in <> MONTH(u.starts_at))
+""",
+    ),
+    Check(
+        3,
+        "charged-cache",
+        "Booking {booking_id} says {cached} GPU-seconds were charged; its charges say {counted}.",
+        """
+WITH charged AS (SELECT booking_id, SUM(gpu_seconds) AS amount FROM charges GROUP BY booking_id)
+SELECT b.id AS booking_id, b.charged_gpu_seconds AS cached, COALESCE(c.amount, 0) AS counted
+FROM bookings b LEFT JOIN charged c ON c.booking_id = b.id WHERE b.charged_gpu_seconds <> COALESCE(c.amount, 0)
+""",
+    ),
+    Check(
+        3,
+        "over-and-done",
+        "Booking {booking_id} is {state} and still holds hours or is not metered whole.",
+        """
+SELECT b.id AS booking_id, b.state FROM bookings b
+WHERE (b.state IN ('declined', 'cancelled', 'lapsed', 'settled') AND b.held_gpu_seconds <> 0)
+  OR (b.state = 'settled' AND EXISTS (
+    SELECT 1 FROM attempts a WHERE a.booking_id = b.id AND (NOT a.metered_whole OR a.outcome IS NULL)))
+""",
+    ),
+    # -- 4: statements ----------------------------------------------------------------------------------------------------
+    # Half up to the fen: (2 a + b) / 2 b in integers, as the rules say; tax once on the total.
+    Check(
+        4,
+        "statement-totals",
+        "Statement {number}: its totals are not those of its lines, or its tax is wrong.",
+        """
+WITH sums AS (
+  SELECT statement_id, SUM(gpu_seconds) AS gpu_seconds, SUM(amount_micro_yuan) AS amount
+  FROM statement_lines GROUP BY statement_id
+), counted AS (
+  SELECT s.id, s.number, s.state, s.gpu_seconds, s.amount_micro_yuan, s.tax_micro_yuan,
+    CAST(COALESCE(l.gpu_seconds, 0) AS bigint) AS line_seconds, CAST(COALESCE(l.amount, 0) AS bigint) AS line_amount,
+    (2 * s.amount_micro_yuan * s.tax_permille + 10000000) / 20000000 * 10000 AS tax
+  FROM statements s LEFT JOIN sums l ON l.statement_id = s.id
+)
+SELECT number FROM counted
+WHERE gpu_seconds <> line_seconds OR amount_micro_yuan <> line_amount
+  OR tax_micro_yuan <> CASE WHEN state = 'draft' THEN 0 ELSE tax END
+""",
+    ),
+    Check(
+        4,
+        "lines",
+        "Statement {number}, booking {booking_id}: billed {billed} GPU-seconds, charged {charged}.",
+        """
+WITH found AS (
+  SELECT s.id AS statement_id, c.booking_id, c.tariff_id, c.adjustment, SUM(c.gpu_seconds) AS charged, 0 AS billed
+  FROM charges c JOIN statements s ON s.enterprise_id = c.enterprise_id AND s.month = c.billed_in AND s.state <> 'draft'
+  GROUP BY s.id, c.booking_id, c.tariff_id, c.adjustment
+  UNION ALL SELECT l.statement_id, l.booking_id, l.tariff_id, l.adjustment, 0, l.gpu_seconds FROM statement_lines l
+)
+SELECT s.number, f.booking_id, SUM(f.charged) AS charged, SUM(f.billed) AS billed
+FROM found f JOIN statements s ON s.id = f.statement_id
+GROUP BY s.number, f.booking_id, f.tariff_id, f.adjustment HAVING SUM(f.charged) <> SUM(f.billed)
+""",
+    ),
+    Check(
+        4,
+        "line-amount",
+        "Statement {number}, line {line_id}: price or amount is not that of its tariff.",
+        """
+SELECT l.id AS line_id, s.number
+FROM statement_lines l JOIN statements s ON s.id = l.statement_id JOIN tariffs t ON t.id = l.tariff_id
+WHERE l.price_micro_yuan <> t.price_micro_yuan
+  OR l.amount_micro_yuan <> (2 * l.gpu_seconds * l.price_micro_yuan + 36000000) / 72000000 * 10000
+""",
+    ),
+    Check(
+        4,
+        "month-and-statement",
+        "Enterprise {enterprise_id}, {month}: the month is {month_state}, its statement {statement_state}.",
+        """
+SELECT m.enterprise_id, m.month, m.state AS month_state, COALESCE(s.state, 'missing') AS statement_state
+FROM billing_months m LEFT JOIN statements s ON s.enterprise_id = m.enterprise_id AND s.month = m.month
+WHERE (m.state = 'closed') <> (COALESCE(s.state, 'missing') IN ('in_review', 'approved', 'issued', 'settled'))
+UNION ALL
+SELECT s.enterprise_id, s.month, 'missing', s.state
+FROM statements s LEFT JOIN billing_months m ON s.enterprise_id = m.enterprise_id AND s.month = m.month
+WHERE m.month IS NULL
+""",
+    ),
+    # -- 5: history -------------------------------------------------------------------------------------------------------
+    Check(
+        5,
+        "last-state",
+        "The {kind} {id} is {state}; its history ends with {told}.",
+        """
+WITH things(kind, id, state) AS (
+  SELECT 'booking', id, state FROM bookings UNION ALL SELECT 'allocation', id, state FROM allocations
+  UNION ALL SELECT 'enterprise', id, state FROM enterprises UNION ALL SELECT 'node', id, state FROM nodes
+  UNION ALL SELECT 'statement', id, state FROM statements
+  UNION ALL SELECT 'maintenance', id, state FROM maintenance_windows
+), latest AS (SELECT kind, subject_id, MAX(id) AS id FROM history_entries GROUP BY kind, subject_id),
+told AS (SELECT h.kind, h.subject_id, h.after FROM latest l JOIN history_entries h ON h.id = l.id)
+SELECT t.kind, t.id, t.state, COALESCE(h.after, 'nothing') AS told
+FROM things t LEFT JOIN told h ON h.kind = t.kind AND h.subject_id = t.id WHERE COALESCE(h.after, '') <> t.state
+""",
+    ),
+    Check(
+        5,
+        "chain",
+        "History row {history_id} of {kind} {subject_id} begins with {before}, the one before ended with {expected}.",
+        """
+WITH in_order AS (
+  SELECT h.id, h.kind, h.subject_id, h.before,
+    LAG(h.after) OVER (PARTITION BY h.kind, h.subject_id ORDER BY h.id) AS expected
+  FROM history_entries h
+)
+SELECT id AS history_id, kind, subject_id, COALESCE(before, 'nothing') AS before,
+  COALESCE(expected, 'nothing') AS expected
+FROM in_order WHERE COALESCE(before, '') <> COALESCE(expected, '')
+""",
+    ),
+    Check(
+        5,
+        "node-intervals",
+        "Node {node} {what}.",
+        """
+WITH in_order AS (
+  SELECT i.id, i.node_id, i.starts_at, i.ends_at,
+    LAG(i.id) OVER by_node AS before_id, LAG(i.ends_at) OVER by_node AS before_at
+  FROM node_intervals i WINDOW by_node AS (PARTITION BY i.node_id ORDER BY i.starts_at, i.id)
+), open_ones AS (
+  SELECT node_id, COUNT(*) AS n, MIN(state) AS state FROM node_intervals WHERE ends_at IS NULL GROUP BY node_id
+)
+SELECT n.name AS node, 'has no open state interval, or several, or another state than its own' AS what
+FROM nodes n LEFT JOIN open_ones o ON o.node_id = n.id WHERE COALESCE(o.n, 0) <> 1 OR o.state <> n.state
+UNION ALL
+SELECT n.name, 'has state intervals that overlap, run backwards or leave a gap'
+FROM in_order i JOIN nodes n ON n.id = i.node_id
+WHERE i.ends_at < i.starts_at
+  OR (i.before_id IS NOT NULL AND (i.before_at IS NULL OR i.before_at <> i.starts_at))
+""",
+    ),
+    # -- 6: enterprises ---------------------------------------------------------------------------------------------------
+    Check(
+        6,
+        "tenants",
+        "{what} {id} belongs to another enterprise, allocation or pool than what it hangs on.",
+        """
+SELECT 'Booking' AS what, b.id FROM bookings b JOIN allocations l ON l.id = b.allocation_id
+WHERE b.enterprise_id <> l.enterprise_id OR b.pool_id <> l.pool_id
+UNION ALL
+SELECT 'Usage record', u.id FROM usage_records u
+JOIN bookings b ON b.id = u.booking_id JOIN attempts a ON a.id = u.attempt_id
+WHERE u.enterprise_id <> b.enterprise_id OR u.allocation_id <> b.allocation_id OR u.pool_id <> b.pool_id
+  OR a.booking_id <> b.id
+UNION ALL
+SELECT 'Charge', c.id FROM charges c JOIN usage_records u ON u.id = c.usage_record_id
+WHERE c.enterprise_id <> u.enterprise_id OR c.booking_id <> u.booking_id
+UNION ALL
+SELECT 'Statement line', l.id FROM statement_lines l
+JOIN statements s ON s.id = l.statement_id JOIN bookings b ON b.id = l.booking_id
+WHERE s.enterprise_id <> b.enterprise_id
+UNION ALL
+SELECT 'Lease of booking', b.id FROM leases l JOIN bookings b ON b.id = l.booking_id
+WHERE l.enterprise_id <> b.enterprise_id OR l.allocation_id <> b.allocation_id OR l.pool_id <> b.pool_id
+""",
+    ),
+    Check(
+        6,
+        "others-hours",
+        "Ledger entry {entry_id} ({reference}) moved the hours of another allocation.",
+        """
+SELECT e.id AS entry_id, e.reference FROM usage_records u
+JOIN ledger_entries e ON e.reference = 'usage:' || u.id
+JOIN ledger_accounts t ON t.id = e.to_account_id WHERE t.owner <> 'allocation:' || u.allocation_id
+UNION ALL
+SELECT e.id, e.reference FROM bookings b
+JOIN ledger_entries e ON e.reference = 'booking:' || b.id || ':hold'
+JOIN ledger_accounts t ON t.id = e.to_account_id WHERE t.owner <> 'allocation:' || b.allocation_id
+UNION ALL
+SELECT e.id, e.reference FROM bookings b
+JOIN ledger_entries e ON e.reference = 'booking:' || b.id || ':release'
+JOIN ledger_accounts f ON f.id = e.from_account_id WHERE f.owner <> 'allocation:' || b.allocation_id
+""",
+    ),
+    Check(
+        6,
+        "both-sides",
+        "Person {user_id} is a member of an enterprise and of the bureau.",
+        """
+SELECT DISTINCT m.user_id FROM memberships m JOIN bureau_roles r ON r.user_id = m.user_id
+""",
+    ),
+    # -- 7: names ---------------------------------------------------------------------------------------------------------
+    # Texts with an @ are rare, so only those are held against the addresses of all people.
+    Check(
+        7,
+        "addresses",
+        "Row {id} of {place} holds the e-mail address of person {user_id}.",
+        """
+WITH texts(place, id, text) AS (
+  SELECT 'history_entries', id, LOWER(COALESCE(note, '') || ' ' || COALESCE(CAST(why AS text), ''))
+  FROM history_entries WHERE note LIKE '%@%' OR CAST(why AS text) LIKE '%@%'
+  UNION ALL SELECT 'ledger_entries', id, LOWER(CAST(why AS text)) FROM ledger_entries WHERE CAST(why AS text) LIKE '%@%'
+  UNION ALL SELECT 'access_log', id, LOWER(path || ' ' || COALESCE(detail, ''))
+  FROM access_log WHERE path LIKE '%@%' OR detail LIKE '%@%'
+)
+SELECT t.place, t.id, u.id AS user_id FROM texts t JOIN users u ON t.text LIKE '%' || LOWER(u.email) || '%'
+WHERE u.email LIKE '%@%'
+""",
+    ),
+)

@@ -1,0 +1,678 @@
+"""The default engine: no cluster software, the pools and nodes of the database are the cluster.
+
+The table `leases` is its queue and its record; nothing else writes it. So this process may keep the open ones in
+memory, too: the leader's fence lets only one process write, and after any error everything is read again.
+
+It plans on the pool's version v outside any transaction and applies in a short one that locks the pool's row and
+requires v; otherwise it plans again. It ends leases exactly at their end, also when that is noticed late, and it never
+executes anything that a user typed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, cast
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from compute_portal.allocations import fair
+from compute_portal.allocations.models import Allocation, FairUsage
+from compute_portal.allocations.states import AllocationState
+from compute_portal.bookings.attempts import HandOver, Place
+from compute_portal.bookings.models import Booking
+from compute_portal.bookings.states import BookingState
+from compute_portal.db import Database
+from compute_portal.desk.models import Lease
+from compute_portal.pools import queries as pool_queries
+from compute_portal.pools import service as pools
+from compute_portal.pools.availability import Availability, Placement
+from compute_portal.pools.models import Limit, Node, NodeInterval, Occupancy, Pool
+from compute_portal.pools.states import BookingUnit, NodeState
+from compute_portal.programmes.models import EnterpriseShare, Programme
+from compute_portal.sentences import Sentence
+from scheduler.engines import Capabilities, EnginePolicy, LeaseState, Observation
+from scheduler.planning import planner
+from scheduler.planning.fairshare import Leaf
+from scheduler.planning.planner import Snapshot, Start, Waiting
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+LEASES = cast(sa.Table, Lease.__table__)
+NOT_THERE = (NodeState.DOWN, NodeState.OUT_OF_SERVICE)
+# Somebody changed the pool while we planned: so often we plan again, then the next cycle does.
+PLANS = 5
+# What no version tells (a limit, shares, a maintenance window that is over) is seen after this time at the latest.
+LOOK_AGAIN = dt.timedelta(seconds=60)
+
+
+class Transact(Protocol):
+    def __call__(self, work: Callable[[Session], T]) -> T: ...
+
+
+@dataclass(slots=True)
+class _Placed:
+    booking_id: int
+    enterprise_id: int
+    gpus: int
+    until_at: dt.datetime
+    nodes: frozenset[str]
+
+
+@dataclass(slots=True)
+class _Fixed:
+    """A fixed booking that waits for its GPUs to be free of others and up."""
+
+    key: str
+    booking_id: int
+    starts_at: dt.datetime
+    ends_at: dt.datetime
+    enterprise_id: int
+    gpus: int
+    reason: Sentence | None
+
+
+@dataclass
+class _Queue:
+    """One pool: what waits and runs in it, and what was seen of it last."""
+
+    waiting: dict[str, Waiting] = field(default_factory=dict)
+    fixed: dict[str, _Fixed] = field(default_factory=dict)
+    placed: dict[str, _Placed] = field(default_factory=dict)
+    running: dict[int, int] = field(default_factory=dict)  # enterprise → GPUs
+    changed: bool = True  # since the last plan
+    planned_version: int | None = None
+    look_again_at: dt.datetime | None = None
+    nodes_version: int | None = None
+    seen: _Seen | None = None
+
+    def put(self, key: str, placed: _Placed) -> None:
+        self.placed[key] = placed
+        self.running[placed.enterprise_id] = self.running.get(placed.enterprise_id, 0) + placed.gpus
+
+    def drop(self, key: str) -> None:
+        """It waits and runs no longer."""
+        if self.waiting.pop(key, None) is not None or self.fixed.pop(key, None) is not None:
+            self.changed = True
+        placed = self.placed.pop(key, None)
+        if placed is not None:
+            self.changed = True
+            self.running[placed.enterprise_id] -= placed.gpus
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The availability at a version. As time passes it stays true until something that is taken reaches its end."""
+
+    version: int
+    until_at: dt.datetime
+    availability: Availability
+    names: dict[int, str]
+
+
+class EmbeddedEngine:
+    """`transact` is the leader's. All calls come from one thread."""
+
+    capabilities = Capabilities(frozenset({BookingUnit.GPU, BookingUnit.NODE}), takes_scripts=False)
+
+    def __init__(self, database: Database, transact: Transact, half_life_days: float) -> None:
+        self._database = database
+        self._transact = transact
+        self._half_life_days = half_life_days
+        self._memory: dict[int, _Queue] | None = None
+
+    @contextmanager
+    def _remembering(self) -> Iterator[dict[int, _Queue]]:
+        """The open leases. After an error nobody knows what was committed: read them again."""
+        if self._memory is None:
+            self._memory = self._read()
+        try:
+            yield self._memory
+        except BaseException:
+            self._memory = None
+            raise
+
+    # -- the port -----------------------------------------------------------------------------------------------------
+
+    def sync(self, policy: EnginePolicy) -> None:
+        """Nothing to push: it reads the portal's own rows."""
+
+    def set_node(self, node_id: int, in_service: bool) -> None:
+        """Nothing to push: the node's state in the portal is the one it plans with."""
+
+    def capacity(self, pool_id: int) -> int:
+        up = sa.select(sa.func.sum(Node.gpus)).where(Node.pool_id == pool_id, Node.state == NodeState.UP)
+        with self._database.read_only() as session:
+            return int(session.scalar(up) or 0)
+
+    def hand_over(self, attempts: Sequence[HandOver], now: dt.datetime) -> dict[str, str]:
+        with self._remembering() as queues:
+            by_key = {attempt.key: attempt for attempt in attempts}
+
+            def work(session: Session) -> list[HandOver]:
+                known = set(session.scalars(sa.select(Lease.key).where(Lease.key.in_(by_key))))
+                new = [attempt for key, attempt in by_key.items() if key not in known]
+                if new:
+                    session.execute(sa.insert(LEASES), [_lease_row(attempt, now) for attempt in new])
+                return new
+
+            for attempt in self._transact(work):
+                queue = queues.setdefault(attempt.pool_id, _Queue())
+                _queue_up(queue, attempt, None)
+            return {key: f"lease {key}" for key in by_key}
+
+    def stop(self, keys: Sequence[str], now: dt.datetime) -> None:
+        with self._remembering() as queues:
+            until = {key: placed.until_at for queue in queues.values() for key, placed in queue.placed.items()}
+            self._end([(key, min(now, until.get(key, now)), None) for key in keys], queues, now)
+
+    def find(self, key: str) -> Observation | None:
+        with self._database.read_only() as session:
+            found = _observations(session, Lease.key == key)
+        return found[0] if found else None
+
+    def observe(self, since: dt.datetime | None) -> list[Observation]:
+        with self._database.read_only() as session:
+            if since is None:
+                return _observations(session, Lease.state != LeaseState.ENDED)
+            return _observations(session, Lease.changed_at >= since)
+
+    def advance(self, now: dt.datetime) -> None:
+        """End what has reached its end, and what runs on nodes that are down."""
+        with self._remembering() as queues:
+            ends: dict[str, tuple[dt.datetime, Sentence | None]] = {
+                key: (placed.until_at, None)
+                for queue in queues.values()
+                for key, placed in queue.placed.items()
+                if placed.until_at <= now
+            }
+            for key, fixed in [(key, fixed) for queue in queues.values() for key, fixed in queue.fixed.items()]:
+                if fixed.ends_at <= now:
+                    ends[key] = fixed.ends_at, Sentence("window-missed")
+            for key, end in self._on_lost_nodes(queues, now).items():
+                ends.setdefault(key, end)
+            self._end([(key, at, reason) for key, (at, reason) in ends.items()], queues, now)
+
+    def place(self, now: dt.datetime) -> None:
+        with self._remembering() as queues:
+            if not any(queue.waiting or queue.fixed for queue in queues.values()):
+                return
+            with self._database.read_only() as session:
+                versions = _versions(session)
+            for pool_id, queue in queues.items():
+                for fixed in list(queue.fixed.values()):
+                    if fixed.starts_at <= now:
+                        self._start_fixed(pool_id, queue, fixed, now)
+                self._start_flexible(pool_id, queue, versions[pool_id], now)
+
+    def standings(self, now: dt.datetime) -> dict[int, list[Place]]:
+        with self._remembering() as queues:
+            places: dict[int, list[Place]] = {}
+            with self._database.read_only() as session:
+                versions = _versions(session)
+                for pool_id in versions:
+                    queue = queues.get(pool_id) or _Queue()
+                    waiting = len(queue.waiting)
+                    places[pool_id] = [
+                        Place(fixed.booking_id, pool_id, None, None, fixed.reason or Sentence("wait-access"), None)
+                        for fixed in queue.fixed.values()
+                        if fixed.starts_at <= now
+                    ]
+                    if waiting:
+                        snapshot, _ = self._snapshot(session, pool_id, queue, now)
+                        places[pool_id] += [
+                            Place(
+                                standing.waiting.booking_id,
+                                pool_id,
+                                standing.place,
+                                waiting,
+                                standing.reason,
+                                None if standing.expected_at is None else _instant(standing.expected_at),
+                            )
+                            for standing in planner.plan(snapshot).standings
+                        ]
+            return places
+
+    # -- flexible bookings --------------------------------------------------------------------------------------------
+
+    def _start_flexible(self, pool_id: int, queue: _Queue, version: int, now: dt.datetime) -> None:
+        """Plan and apply; again when the pool changed in between, a few times at most."""
+        for _ in range(PLANS):
+            if not queue.waiting or not self._worth_planning(queue, version, now):
+                return
+            with self._database.read_only() as session:
+                snapshot, seen = self._snapshot(session, pool_id, queue, now)
+            decision = planner.plan(snapshot, standings=False)
+            if not decision.starts or self._apply(pool_id, queue, seen, decision.starts, now):
+                queue.planned_version, queue.changed = seen.version, False
+                queue.look_again_at = min(
+                    [now + LOOK_AGAIN]
+                    + [_instant(w.not_before) for w in queue.waiting.values() if w.not_before > snapshot.now]
+                )
+                return
+            with self._database.read_only() as session:
+                version = _versions(session)[pool_id]
+        log.warning("the pool changed during every plan", extra={"pool_id": pool_id})
+
+    def _worth_planning(self, queue: _Queue, version: int, now: dt.datetime) -> bool:
+        """Whether anything changed since the last plan that started all it could."""
+        looked = queue.look_again_at
+        # A wall clock that was set back must not keep us from looking.
+        at_rest = looked is not None and looked - LOOK_AGAIN <= now < looked
+        return queue.changed or queue.planned_version != version or not at_rest
+
+    def _snapshot(
+        self, session: Session, pool_id: int, queue: _Queue, now: dt.datetime
+    ) -> tuple[Snapshot, _Seen]:
+        seen = self._see(session, pool_id, queue, now)
+        snapshot = Snapshot(
+            now=int(now.timestamp()),
+            availability=seen.availability,
+            waiting=list(queue.waiting.values()),
+            leaves=self._leaves(session, pool_id, queue, now),
+            limits=dict(
+                session.execute(sa.select(Limit.enterprise_id, Limit.gpus).where(Limit.pool_id == pool_id))
+                .tuples()
+                .all()
+            ),
+            running=queue.running,
+        )
+        return snapshot, seen
+
+    def _see(self, session: Session, pool_id: int, queue: _Queue, now: dt.datetime) -> _Seen:
+        """The availability now, read only when the pool changed or something in it came to its end."""
+        pool = session.get_one(Pool, pool_id)
+        seen = queue.seen
+        if seen is None or seen.version != pool.version or not seen.until_at - LOOK_AGAIN <= now < seen.until_at:
+            ends = session.scalar(
+                sa.select(sa.func.min(Occupancy.ends_at)).where(
+                    Occupancy.pool_id == pool_id, Occupancy.released_at.is_(None), Occupancy.ends_at > now
+                )
+            )
+            limit = now + LOOK_AGAIN
+            until_at = limit if ends is None else min(limit, ends)
+            names = dict(session.execute(sa.select(Node.id, Node.name).where(Node.pool_id == pool_id)).tuples().all())
+            availability = pool_queries.load_availability(session, pool, now)
+            seen = queue.seen = _Seen(pool.version, until_at, availability, names)
+        return seen
+
+    def _leaves(self, session: Session, pool_id: int, queue: _Queue, now: dt.datetime) -> list[Leaf]:
+        rows = session.execute(
+            sa.select(
+                Allocation.programme_id,
+                Programme.shares,
+                Allocation.enterprise_id,
+                EnterpriseShare.shares,
+                Allocation.id,
+                Allocation.shares,
+                FairUsage.usage,
+                FairUsage.as_of,
+            )
+            .join(Programme, Programme.id == Allocation.programme_id)
+            .outerjoin(
+                EnterpriseShare,
+                sa.and_(
+                    EnterpriseShare.programme_id == Allocation.programme_id,
+                    EnterpriseShare.enterprise_id == Allocation.enterprise_id,
+                ),
+            )
+            .outerjoin(FairUsage, FairUsage.allocation_id == Allocation.id)
+            .where(
+                Allocation.pool_id == pool_id,
+                sa.or_(
+                    Allocation.state.in_((AllocationState.ACTIVE, AllocationState.SUSPENDED)),
+                    Allocation.id.in_({waiting.allocation_id for waiting in queue.waiting.values()}),
+                ),
+            )
+        )
+        half_life = self._half_life_days * 86_400
+        return [
+            Leaf(
+                programme_id,
+                shares,
+                enterprise_id,
+                enterprise_shares or 1,
+                allocation_id,
+                allocation_shares,
+                0.0 if usage is None else fair.decayed(usage, (now - as_of).total_seconds(), half_life),
+            )
+            for (
+                programme_id, shares, enterprise_id, enterprise_shares, allocation_id, allocation_shares, usage, as_of,
+            ) in rows
+        ]  # fmt: skip
+
+    def _apply(
+        self, pool_id: int, queue: _Queue, seen: _Seen, starts: Sequence[Start], now: dt.datetime
+    ) -> bool:
+        """Give the GPUs, if the pool is still at the version that was planned on. False if it is not."""
+
+        def work(session: Session) -> tuple[list[Start], list[Start]] | None:
+            pool = pools.lock_pool(session, pool_id)
+            if pool.version != seen.version:
+                return None
+            ids = [start.waiting.booking_id for start in starts]
+            still = set(
+                session.scalars(
+                    sa.select(Booking.id).where(Booking.id.in_(ids), Booking.state == BookingState.QUEUED)
+                )
+            )
+            given = [start for start in starts if start.waiting.booking_id in still]
+            gone = [start for start in starts if start.waiting.booking_id not in still]
+            pools.occupy_all(
+                session,
+                pool,
+                [(start.waiting.booking_id, start.placement, now, _instant(start.ends_at)) for start in given],
+            )
+            _write_placed(
+                session,
+                [
+                    (start.waiting.key, now, _instant(start.ends_at), _nodes(start.placement, seen.names))
+                    for start in given
+                ],
+            )
+            _write_ended(session, [(start.waiting.key, now, None) for start in gone], now)
+            pools.changed(session, pool)
+            return given, gone
+
+        applied = self._transact(work)
+        if applied is None:
+            return False
+        given, gone = applied
+        for start in gone:
+            queue.drop(start.waiting.key)
+        for start in given:
+            waiting = queue.waiting.pop(start.waiting.key)
+            nodes = frozenset(seen.names[node_id] for node_id, _mask in start.placement)
+            ends_at = _instant(start.ends_at)
+            queue.put(
+                waiting.key, _Placed(waiting.booking_id, waiting.enterprise_id, waiting.gpus, ends_at, nodes)
+            )
+            seen.availability.occupy(start.placement, int(now.timestamp()), start.ends_at)
+            seen.until_at = min(seen.until_at, ends_at)
+        seen.version += 1
+        if gone:  # what they were given in the plan is free for others
+            queue.seen, queue.changed = None, True
+            return False
+        return True
+
+    # -- fixed bookings -----------------------------------------------------------------------------------------------
+
+    def _start_fixed(self, pool_id: int, queue: _Queue, fixed: _Fixed, now: dt.datetime) -> None:
+        """On its own GPUs; if those are not to be had, on others; else it keeps waiting and says why."""
+
+        def work(session: Session) -> tuple[list[dict[str, Any]], bool] | None:
+            pool = pools.lock_pool(session, pool_id)
+            state = session.scalar(sa.select(Booking.state).where(Booking.id == fixed.booking_id))
+            if state is not BookingState.CONFIRMED:
+                _write_ended(session, [(fixed.key, now, None)], now)
+                return None
+            names = dict(session.execute(sa.select(Node.id, Node.name).where(Node.pool_id == pool_id)).tuples().all())
+            placement = _own_placement(session, fixed, now)
+            moved = placement is None
+            if placement is None:
+                placement = _move(session, pool, fixed, now)
+            nodes = _nodes(placement, names)
+            _write_placed(session, [(fixed.key, now, fixed.ends_at, nodes)])
+            return nodes, moved
+
+        try:
+            result = self._transact(work)
+        except _NoRoom:
+            self._keep_waiting(fixed, now)
+            return
+        del queue.fixed[fixed.key]
+        queue.changed = True
+        if result is not None:
+            nodes, moved = result
+            if moved:
+                log.warning("fixed booking moved to other nodes", extra={"key": fixed.key, "nodes": nodes})
+                queue.seen = None
+            names = frozenset(node["node"] for node in nodes)
+            queue.put(
+                fixed.key, _Placed(fixed.booking_id, fixed.enterprise_id, fixed.gpus, fixed.ends_at, names)
+            )
+
+    def _keep_waiting(self, fixed: _Fixed, now: dt.datetime) -> None:
+        reason = Sentence("wait-nodes-down")
+        if fixed.reason != reason:
+            log.error("fixed booking cannot start", extra={"key": fixed.key})
+            update = sa.update(LEASES).where(LEASES.c.key == fixed.key).values(reason=reason.to_json(), changed_at=now)
+            self._transact(lambda session: session.execute(update))
+            fixed.reason = reason
+
+    # -- ends ---------------------------------------------------------------------------------------------------------
+
+    def _on_lost_nodes(
+        self, queues: dict[int, _Queue], now: dt.datetime
+    ) -> dict[str, tuple[dt.datetime, Sentence | None]]:
+        """What runs on nodes that are down ended when they went down."""
+        if not any(queue.placed for queue in queues.values()):
+            return {}
+        with self._database.read_only() as session:
+            versions = _versions(session)
+            changed = [id for id, queue in queues.items() if queue.nodes_version != versions[id]]
+            if not changed:
+                return {}
+            lost = dict(
+                session.execute(
+                    sa.select(Node.name, NodeInterval.starts_at)
+                    .join(NodeInterval, NodeInterval.node_id == Node.id)
+                    .where(Node.pool_id.in_(changed), Node.state.in_(NOT_THERE), NodeInterval.ends_at.is_(None))
+                )
+                .tuples()
+                .all()
+            )
+        ends: dict[str, tuple[dt.datetime, Sentence | None]] = {}
+        for pool_id in changed:
+            queues[pool_id].nodes_version = versions[pool_id]
+            for key, placed in queues[pool_id].placed.items() if lost else ():
+                down = sorted((lost[name], name) for name in placed.nodes if name in lost)
+                if down:
+                    ends[key] = min(down[0][0], now), Sentence("node-down", node=down[0][1])
+        return ends
+
+    def _end(
+        self, ends: Sequence[tuple[str, dt.datetime, Sentence | None]], queues: dict[int, _Queue], now: dt.datetime
+    ) -> None:
+        if not ends:
+            return
+        self._transact(lambda session: _write_ended(session, ends, now))
+        for key, _at, _reason in ends:
+            for queue in queues.values():
+                queue.drop(key)
+
+    # -- memory -------------------------------------------------------------------------------------------------------
+
+    def _read(self) -> dict[int, _Queue]:
+        queues: dict[int, _Queue] = {}
+        with self._database.read_only() as session:
+            leases = session.scalars(
+                sa.select(Lease).where(Lease.state != LeaseState.ENDED).order_by(Lease.submitted_at, Lease.booking_id)
+            )
+            for lease in leases:
+                queue = queues.setdefault(lease.pool_id, _Queue())
+                if lease.state == LeaseState.WAITING:
+                    _queue_up(queue, lease, Sentence.from_json(lease.reason))
+                else:
+                    nodes = frozenset(node["node"] for node in lease.nodes or ())
+                    if lease.until_at is None:
+                        raise ValueError(f"lease {lease.key} is placed without an end")
+                    queue.put(
+                        lease.key, _Placed(lease.booking_id, lease.enterprise_id, lease.gpus, lease.until_at, nodes)
+                    )
+        return queues
+
+
+class _NoRoom(Exception):
+    """Rolls the transaction back."""
+
+
+def _instant(second: int) -> dt.datetime:
+    return dt.datetime.fromtimestamp(second, dt.UTC)
+
+
+def _versions(session: Session) -> dict[int, int]:
+    return dict(session.execute(sa.select(Pool.id, Pool.version)).tuples().all())
+
+
+def _queue_up(queue: _Queue, asked: HandOver | Lease, reason: Sentence | None) -> None:
+    queue.changed = True
+    if asked.fixed:
+        assert asked.starts_at is not None and asked.ends_at is not None  # noqa: S101 - a check of the table
+        queue.fixed[asked.key] = _Fixed(
+            asked.key, asked.booking_id, asked.starts_at, asked.ends_at, asked.enterprise_id, asked.gpus, reason
+        )
+        return
+    queue.waiting[asked.key] = Waiting(
+        key=asked.key,
+        booking_id=asked.booking_id,
+        gpus=asked.gpus,
+        seconds=asked.seconds,
+        submitted_at=int(asked.submitted_at.timestamp()),
+        not_before=0 if asked.not_before_at is None else int(asked.not_before_at.timestamp()),
+        programme_id=asked.programme_id,
+        enterprise_id=asked.enterprise_id,
+        allocation_id=asked.allocation_id,
+        allocation_ends_at=int(asked.allocation_ends_at.timestamp()),
+    )
+
+
+def _lease_row(asked: HandOver, now: dt.datetime) -> dict[str, Any]:
+    return {
+        "key": asked.key,
+        "booking_id": asked.booking_id,
+        "pool_id": asked.pool_id,
+        "fixed": asked.fixed,
+        "gpus": asked.gpus,
+        "seconds": asked.seconds,
+        "starts_at": asked.starts_at,
+        "ends_at": asked.ends_at,
+        "not_before_at": asked.not_before_at,
+        "submitted_at": asked.submitted_at,
+        "programme_id": asked.programme_id,
+        "enterprise_id": asked.enterprise_id,
+        "allocation_id": asked.allocation_id,
+        "allocation_ends_at": asked.allocation_ends_at,
+        "state": LeaseState.WAITING,
+        "changed_at": now,
+    }
+
+
+def _write_placed(
+    session: Session, given: Sequence[tuple[str, dt.datetime, dt.datetime, list[dict[str, Any]]]]
+) -> None:
+    if given:
+        session.execute(
+            sa.update(LEASES)
+            .where(LEASES.c.key == sa.bindparam("this_key"), LEASES.c.state == LeaseState.WAITING)
+            .values(
+                state=LeaseState.PLACED,
+                placed_at=sa.bindparam("at"),
+                until_at=sa.bindparam("until"),
+                nodes=sa.bindparam("on_nodes"),
+                reason=None,
+                changed_at=sa.bindparam("at"),
+            ),
+            [
+                {"this_key": key, "at": at, "until": until, "on_nodes": nodes}
+                for key, at, until, nodes in given
+            ],
+        )
+
+
+def _write_ended(
+    session: Session, ends: Iterable[tuple[str, dt.datetime, Sentence | None]], now: dt.datetime
+) -> None:
+    """Each (key, instant, reason if it failed). What has ended already stays as it is."""
+    rows = [
+        {"this_key": key, "at": at, "why": None if why is None else why.to_json(), "lost": why is not None}
+        for key, at, why in ends
+    ]
+    if rows:
+        session.execute(
+            sa.update(LEASES)
+            .where(LEASES.c.key == sa.bindparam("this_key"), LEASES.c.state != LeaseState.ENDED)
+            .values(
+                state=LeaseState.ENDED,
+                ended_at=sa.bindparam("at"),
+                failed=sa.bindparam("lost"),
+                reason=sa.bindparam("why"),
+                changed_at=now,
+            ),
+            rows,
+        )
+
+
+def _observations(session: Session, which: sa.ColumnElement[bool]) -> list[Observation]:
+    rows = session.execute(
+        sa.select(
+            Lease.key, Lease.state, Lease.nodes, Lease.placed_at, Lease.until_at, Lease.ended_at, Lease.failed,
+            Lease.reason,
+        )
+        .where(which)
+        .order_by(Lease.changed_at, Lease.booking_id)
+    )  # fmt: skip
+    return [
+        Observation(
+            key, LeaseState(state), nodes or [], placed_at, until_at, ended_at, failed, Sentence.from_json(reason)
+        )
+        for key, state, nodes, placed_at, until_at, ended_at, failed, reason in rows
+    ]
+
+
+def _nodes(placement: Placement, names: dict[int, str]) -> list[dict[str, Any]]:
+    return [
+        {"node": names[node_id], "gpus": [gpu for gpu in range(mask.bit_length()) if mask >> gpu & 1]}
+        for node_id, mask in placement
+    ]
+
+
+def _own_placement(session: Session, fixed: _Fixed, now: dt.datetime) -> Placement | None:
+    """The GPUs kept for it since it was confirmed, if their nodes are up and nobody has access to them any more."""
+    mine = session.execute(
+        sa.select(Occupancy.node_id, Occupancy.gpu_mask, Node.state)
+        .join(Node, Node.id == Occupancy.node_id)
+        .where(
+            Occupancy.booking_id == fixed.booking_id,
+            Occupancy.released_at.is_(None),
+            Occupancy.ends_at == fixed.ends_at,
+        )
+        .order_by(Node.position)
+    ).all()
+    if any(state is not NodeState.UP for _node, _mask, state in mine):
+        return None
+    if sum(mask.bit_count() for _node, mask, _state in mine) != fixed.gpus:
+        return None
+    masks = {node_id: mask for node_id, mask, _state in mine}
+    others = session.execute(
+        sa.select(Occupancy.node_id, Occupancy.gpu_mask).where(
+            Occupancy.node_id.in_(masks),
+            Occupancy.booking_id != fixed.booking_id,
+            Occupancy.released_at.is_(None),
+            Occupancy.starts_at <= now,
+        )
+    )
+    if any(masks[node_id] & mask for node_id, mask in others):
+        return None
+    return tuple(masks.items())
+
+
+def _move(session: Session, pool: Pool, fixed: _Fixed, now: dt.datetime) -> Placement:
+    """Other GPUs for the rest of its window. Raises _NoRoom, which leaves everything as it was."""
+    given_until = session.scalar(
+        sa.select(sa.func.max(Lease.ended_at)).where(
+            Lease.booking_id == fixed.booking_id, Lease.placed_at.is_not(None)
+        )
+    )
+    pools.vacate(session, fixed.booking_id, given_until=given_until, at=now)
+    availability = pool_queries.load_availability(session, pool, now)
+    placement = availability.place(fixed.gpus, int(now.timestamp()), int(fixed.ends_at.timestamp()))
+    if placement is None:
+        raise _NoRoom
+    pools.occupy(session, pool, fixed.booking_id, placement, fixed=True, starts_at=now, ends_at=fixed.ends_at)
+    pools.changed(session, pool)
+    return placement
