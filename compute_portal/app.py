@@ -25,17 +25,23 @@ from config.settings import Settings
 
 from . import badges, clock, guard, language, navigation, schema
 from .access import Role
+from .cli import register_cli
+from .allocations.views import blueprint as allocations
+from .bookings.views import blueprint as bookings
 from .db import Database
 from .desk.models import Leader
+from .desk.views import blueprint as desk
+from .enterprises.views import blueprint as enterprises
 from .forms import a_form_key
 from .guard import Portal, public
 from .language import HTML_LANG, N_
 from .policy import Policy, load_policy
+from .programmes.views import blueprint as programmes
 from .sentences import NotFound, Refusal, Sentence
 from .signin.views import blueprint as signin
 
 # The one list of features. A new one is added here and nowhere else.
-FEATURES: list[Blueprint] = [signin]
+FEATURES: list[Blueprint] = [signin, bookings, allocations, desk, enterprises, programmes]
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -109,6 +115,7 @@ def create_app(settings: Settings, database: Database | None = None, policy: Pol
     public(app.view_functions["static"])
     _answer_errors(app)
     guard.check_every_route(app)
+    register_cli(app)
     return app
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from flask import make_response, render_template
 from flask.typing import ResponseReturnValue
 from flask_wtf import FlaskForm
-from wtforms import Field, HiddenField, SelectField, StringField, TextAreaField, ValidationError
+from wtforms import Field, HiddenField, RadioField, SelectField, StringField, TextAreaField, ValidationError
+from wtforms.fields.choices import SelectChoice
 from wtforms.validators import StopValidation
 
 from . import clock, units
@@ -125,6 +126,7 @@ class TypedField(StringField):
     """Text that stands for something else. `data` is the value or None; what was typed is kept for showing again."""
 
     complaint: Sentence
+    data: Any
 
     def __init__(self, label: str, validators: Sequence[Any] = (), **options: Any) -> None:
         self.typed: str | None = None
@@ -223,17 +225,42 @@ class DayField(TypedField):
         return value.isoformat()
 
 
-class ChoiceField(SelectField):
-    """One of a list. `choices` are set by the view: (value, text in the reader's language)."""
+def _as_choices(pairs: Any) -> list[SelectChoice]:
+    return [pair if isinstance(pair, SelectChoice) else SelectChoice(*pair) for pair in pairs or ()]
+
+
+class _Choices:
+    """`choices` are set by the view: pairs of value and text in the reader's language."""
+
+    _choices: list[SelectChoice]
+
+    def __init__(self, label: str, validators: Sequence[Any] = (), *, choices: Any = (), **options: Any) -> None:
+        super().__init__(label, validators, choices=_as_choices(choices), **options)  # type: ignore[call-arg]
+
+    @property
+    def choices(self) -> list[SelectChoice]:
+        return self._choices
+
+    @choices.setter
+    def choices(self, pairs: Any) -> None:
+        self._choices = _as_choices(pairs)
 
     def pre_validate(self, form: FlaskForm) -> None:
         try:
-            super().pre_validate(form)
+            super().pre_validate(form)  # type: ignore[misc]
         except ValidationError:
             raise ValidationError(Sentence("not-a-choice")) from None
 
     def process_formdata(self, valuelist: list[str]) -> None:
         try:
-            super().process_formdata(valuelist)
-        except ValueError:
+            super().process_formdata(valuelist)  # type: ignore[misc]
+        except (ValueError, OverflowError):
             raise ValueError(Sentence("not-a-choice")) from None
+
+
+class ChoiceField(_Choices, SelectField):
+    """One of a list that opens."""
+
+
+class RadioChoiceField(_Choices, RadioField):
+    """One of a few that are all seen."""

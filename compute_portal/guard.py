@@ -282,7 +282,7 @@ def language() -> Language:
 
 
 def _(text: str, **values: object) -> str:
-    """A msgid in the reader's language, for headings and flashes that a view puts together: `_("%(n)s cards", n=64)`."""
+    """A msgid in the reader's language, for what a view puts together: `_("%(n)s cards", n=64)`."""
     translated = translate(language(), text)
     return translated % values if values else translated
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from flask import current_app, request
+from flask import current_app, request, url_for
 
 from .access import Permission, Role
 from .guard import Person
@@ -17,6 +17,7 @@ class Entry(NamedTuple):
     permission: Permission
 
 
+MOST = 6  # a row of more is not read
 P = Permission
 _PROGRAMMES = Entry("programmes.index", N_("Programmes"), P.PROGRAMME_VIEW)
 _ENTERPRISES = Entry("enterprises.index", N_("Enterprises"), P.ENTERPRISE_VIEW)
@@ -32,6 +33,7 @@ ENTERPRISE = (
     Entry("bookings.index", N_("Bookings"), P.BOOKING_VIEW),
     _USAGE,
     _STATEMENTS,
+    Entry("enterprises.members", N_("Members"), P.ENTERPRISE_VIEW),
     Entry("pools.index", N_("Pools and prices"), P.POOL_VIEW),
 )
 OPERATOR = (
@@ -66,9 +68,11 @@ def entries_for(person: Person | None) -> list[Entry]:
         entries = FINANCE
     else:
         entries = BUREAU
-    return [e for e in entries if e.endpoint in current_app.view_functions and person.actor.may(e.permission)]
+    found = [e for e in entries if e.endpoint in current_app.view_functions and person.actor.may(e.permission)]
+    return found[:MOST]
 
 
 def is_current(entry: Entry) -> bool:
-    """A feature's entry is marked on all its pages."""
-    return request.blueprint == entry.endpoint.partition(".")[0]
+    """An entry is marked on its own page and on all below it, whichever feature shows them."""
+    home = url_for(entry.endpoint)
+    return request.path == home or request.path.startswith(f"{home}/")

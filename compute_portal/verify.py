@@ -211,7 +211,7 @@ FROM history_entries h WHERE h.before IS NOT NULL AND h.before <> h.after GROUP 
 """
 
 CHECKS = (
-    # -- 1: capacity ------------------------------------------------------------------------------------------------------
+    # -- 1: capacity --
     Check(
         1,
         "booked-twice",
@@ -232,7 +232,7 @@ SELECT n.name AS node, t.bit AS gpu, t.booking_id, t.other_id, t.starts_at
 FROM taken t JOIN nodes n ON n.id = t.node_id WHERE t.busy_until > t.starts_at
 """,
     ),
-    # Access really given, until it was taken back. A booking's next attempt may begin before the last one was cleared away.
+    # Access really given, until it was taken back. A booking's next attempt may begin before its last was cleared away.
     Check(
         1,
         "given-twice",
@@ -348,7 +348,7 @@ FROM bookings b LEFT JOIN under_way w ON w.booking_id = b.id
 WHERE w.n > 1 OR (b.state IN ('starting', 'running', 'stopping') AND w.n IS NULL)
 """,
     ),
-    # -- 2: the ledger ----------------------------------------------------------------------------------------------------
+    # -- 2: the ledger --
     Check(
         2,
         "entry-not-allowed",
@@ -453,7 +453,7 @@ WITH from_hold AS (
 SELECT * FROM counted WHERE cached <> counted
 """,
     ),
-    # -- 3: usage and charges ---------------------------------------------------------------------------------------------
+    # -- 3: usage and charges --
     Check(
         3,
         "charged-once",
@@ -567,7 +567,7 @@ WHERE (b.state IN ('declined', 'cancelled', 'lapsed', 'settled') AND b.held_gpu_
     SELECT 1 FROM attempts a WHERE a.booking_id = b.id AND (NOT a.metered_whole OR a.outcome IS NULL)))
 """,
     ),
-    # -- 4: statements ----------------------------------------------------------------------------------------------------
+    # -- 4: statements --
     # Half up to the fen: (2 a + b) / 2 b in integers, as the rules say; tax once on the total.
     Check(
         4,
@@ -629,7 +629,7 @@ FROM statements s LEFT JOIN billing_months m ON s.enterprise_id = m.enterprise_i
 WHERE m.month IS NULL
 """,
     ),
-    # -- 5: history -------------------------------------------------------------------------------------------------------
+    # -- 5: history --
     Check(
         5,
         "last-state",
@@ -682,7 +682,7 @@ WHERE i.ends_at < i.starts_at
   OR (i.before_id IS NOT NULL AND (i.before_at IS NULL OR i.before_at <> i.starts_at))
 """,
     ),
-    # -- 6: enterprises ---------------------------------------------------------------------------------------------------
+    # -- 6: enterprises --
     Check(
         6,
         "tenants",
@@ -733,7 +733,7 @@ JOIN ledger_accounts f ON f.id = e.from_account_id WHERE f.owner <> 'allocation:
 SELECT DISTINCT m.user_id FROM memberships m JOIN bureau_roles r ON r.user_id = m.user_id
 """,
     ),
-    # -- 7: names ---------------------------------------------------------------------------------------------------------
+    # -- 7: names --
     # Texts with an @ are rare, so only those are held against the addresses of all people.
     Check(
         7,

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_SECRET = "change-me"  # noqa: S105 - the value that production refuses
+DEMO_PASSWORD = "harbour-lantern-2026"  # noqa: S105 - of the demo city's people; production refuses the city
 
 
 class SettingsError(SystemExit):

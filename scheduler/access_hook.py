@@ -1,4 +1,4 @@
-"""The operator's grant/revoke command: one argv without a shell, JSON on its standard input, an exit code as the answer.
+"""The operator's grant/revoke command: one argv without a shell, JSON on its standard input, the exit code its answer.
 
 {"action": "grant" | "revoke", "key": …, "nodes": [{"node": …, "gpus": [0, 1]}], "members": [SSH public keys],
  "until": ISO 8601 or null}
@@ -28,6 +28,7 @@ THREADS = 8
 class Call:
     action: str  # "grant" or "revoke"
     key: str
+    attempt_id: int
     nodes: Sequence[dict[str, Any]]
     members: Sequence[str]
     until: dt.datetime | None

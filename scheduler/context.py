@@ -20,13 +20,15 @@ from scheduler.engines.embedded import EmbeddedEngine
 from scheduler.leader import Leader
 
 T = TypeVar("T")
-I = TypeVar("I")  # noqa: E741 - one item of a batch
+Item = TypeVar("Item")
 log = logging.getLogger(__name__)
-BATCH = 200  # rows per transaction: short enough that a web request never waits long
+BATCH = 200  # items per transaction: short enough that a web request never waits long
+# The store is down, full or locked: no reason to blame a booking.
+OUT_OF_REACH = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 
 
 class PassFailed(Exception):
-    """Parts of a pass failed; the others went on. The text goes into the run's row."""
+    """Parts of a pass failed and the others went on. The text goes into the run's row."""
 
 
 @dataclass
@@ -37,31 +39,44 @@ class Context:
     leader: Leader
     engine: Engine
     policy: Policy
-    access: AccessHook | None = None
-    clock: Callable[[], dt.datetime] = clock.now
+    access: AccessHook | None = None  # None: the bureau hands access over by hand
     alive: Callable[[], None] = lambda: None  # tells the watchdog
-    # What the cycle remembers between two passes. All of it may be lost: it is found again.
+    # What the cycle remembers between two rounds. All of it may be lost: it is found again.
     observed_at: dt.datetime | None = None
     applied: set[tuple[str, LeaseState]] = field(default_factory=set)
     tries: dict[str, int] = field(default_factory=dict)
+    drafts: set[tuple[int, str]] = field(default_factory=set)  # enterprise and month that have a statement
 
     def transact(self, work: Callable[[Session], T]) -> T:
         return self.leader.transaction(work)
 
 
 def open_context(
-    database: Database, leader: Leader, policy: Policy, *, access: AccessHook | None = None
+    database: Database,
+    leader: Leader,
+    policy: Policy,
+    *,
+    access: AccessHook | None = None,
+    alive: Callable[[], None] = lambda: None,
 ) -> Context:
-    """A context with the embedded engine. The leader has been taken."""
+    """A context with the embedded engine; the leader has been taken."""
     engine = EmbeddedEngine(database, leader.transaction, policy.queue.half_life_days)
-    return Context(database=database, leader=leader, engine=engine, policy=policy, access=access)
+    return Context(database, leader, engine, policy, access, alive)
+
+
+def simulation(database: Database, policy: Policy) -> Context:
+    """A context without an access hook, for whoever drives time himself. Refuses beside an active scheduler."""
+    leader = Leader(database)
+    if not leader.take(clock.now()):
+        raise RuntimeError("a scheduler is active on this database")
+    return open_context(database, leader, policy)
 
 
 def in_batches(
     context: Context,
-    items: Sequence[I],
-    work: Callable[[Session, Sequence[I]], None],
-    bad: Callable[[I, Exception], None],
+    items: Sequence[Item],
+    work: Callable[[Session, Sequence[Item]], object],
+    bad: Callable[[Item, Exception], None],
     size: int = BATCH,
 ) -> int:
     """Do `work` for many items, `size` in a transaction. Where a batch fails, each of its items gets its own.
@@ -72,31 +87,27 @@ def in_batches(
     failed = 0
     for first in range(0, len(items), size):
         batch = items[first : first + size]
-        try:
-            context.transact(lambda session, batch=batch: work(session, batch))  # type: ignore[misc]
-        except _NOT_THE_ITEMS_FAULT:
-            raise
-        except Exception:
-            log.exception("a batch failed, trying one by one")
+        if (error := _attempt(context, batch, work)) is not None:
+            if len(batch) == 1:
+                bad(batch[0], error)
+                failed += 1
+                continue
             for item in batch:
-                failed += not _alone(context, item, work, bad)
+                if (error := _attempt(context, [item], work)) is not None:
+                    bad(item, error)
+                    failed += 1
         context.alive()
     return failed
 
 
-def _alone(
-    context: Context, item: I, work: Callable[[Session, Sequence[I]], None], bad: Callable[[I, Exception], None]
-) -> bool:
+def _attempt(
+    context: Context, batch: Sequence[Item], work: Callable[[Session, Sequence[Item]], object]
+) -> Exception | None:
     try:
-        context.transact(lambda session: work(session, [item]))
-    except _NOT_THE_ITEMS_FAULT:
+        context.transact(lambda session: work(session, batch))
+    except OUT_OF_REACH:
         raise
     except Exception as error:
-        log.exception("it fails alone too")
-        bad(item, error)
-        return False
-    return True
-
-
-# The store is down, full or locked: no reason to set a booking aside.
-_NOT_THE_ITEMS_FAULT = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+        log.exception("a transaction failed", extra={"items": len(batch)})
+        return error
+    return None

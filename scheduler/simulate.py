@@ -135,9 +135,7 @@ def _build(database: Database, jobs: list[Job], shares: dict[str, int], nodes: i
     )  # fmt: skip
     for number, enterprise in enumerate(sorted(asked)):
         people = [(f"manager@e{number}.example", f"{enterprise} 管理员", f"Manager of {enterprise}")]
-        people += [
-            (f"u{index}@e{number}.example", user, user) for index, user in enumerate(sorted(users[enterprise]))
-        ]
+        people += [(f"u{index}@e{number}.example", user, user) for index, user in enumerate(sorted(users[enterprise]))]
         town.firm(enterprise, enterprise, enterprise, people)
         town.share(PROGRAMME, enterprise, shares.get(enterprise, 1))
         id = town.ask(
@@ -169,9 +167,7 @@ def _wishes(town: Town, jobs: list[Job]) -> Iterator[Wish]:
         yield Wish(at, who[job.enterprise, job.user], asked, job.runtime, job.id)
 
 
-def _report(
-    database: Database, outcome: Outcome, bad: list[BadRow], took: float, options: argparse.Namespace
-) -> None:
+def _report(database: Database, outcome: Outcome, bad: list[BadRow], took: float, options: argparse.Namespace) -> None:
     runs = list(_runs(database))
     waits = [
         clock.seconds_between(outcome.booked[run.booking_id].at, run.started_at)
@@ -224,7 +220,9 @@ def _write_out(path: Path, outcome: Outcome, runs: list[booking_queries.Run]) ->
         for run in runs:
             if run.started_at is None or run.ended_at is None:
                 continue
-            nodes = ";".join(f"{int(each['node'].rsplit('-n', 1)[1]) - 1}:{len(each['gpus'])}" for each in run.nodes or [])
+            nodes = ";".join(
+                f"{int(each['node'].rsplit('-n', 1)[1]) - 1}:{len(each['gpus'])}" for each in run.nodes or []
+            )
             rows.writerow(
                 [
                     outcome.booked[run.booking_id].name,
@@ -237,5 +235,3 @@ def _write_out(path: Path, outcome: Outcome, runs: list[booking_queries.Run]) ->
 
 def _say(line: str) -> None:
     print(line)  # noqa: T201
-
-

@@ -53,7 +53,12 @@ class Town:
         return self.database.transaction(work)
 
     def person(
-        self, email: str, name: str, name_en: str, roles: frozenset[Role] = frozenset(), password_hash: str | None = None
+        self,
+        email: str,
+        name: str,
+        name_en: str,
+        roles: frozenset[Role] = frozenset(),
+        password_hash: str | None = None,
     ) -> int:
         return self.transact(
             lambda session: signin.create_person(
@@ -62,9 +67,7 @@ class Town:
             ).id
         )  # fmt: skip
 
-    def official(
-        self, role: Role, email: str, name: str, name_en: str, password_hash: str | None = None
-    ) -> Actor:
+    def official(self, role: Role, email: str, name: str, name_en: str, password_hash: str | None = None) -> Actor:
         """One of the bureau's people; the first with a role acts for the bureau in the simulation."""
         actor = Actor.of(self.person(email, name, name_en, frozenset({role}), password_hash), frozenset({role}))
         self.bureau.setdefault(role, actor)
@@ -176,9 +179,11 @@ class Town:
         """The operator approves it, whole or in part."""
         by = self.bureau[Role.OPERATOR]
         self.transact(
-            lambda session: allocations.approve(
-                session, allocation_id, awarded_gpu_seconds=gpu_seconds, reason=reason, by=by, now=now
-            ).id
+            lambda session: (
+                allocations.approve(
+                    session, allocation_id, awarded_gpu_seconds=gpu_seconds, reason=reason, by=by, now=now
+                ).id
+            )
         )
         self.allocations[firm, pool] = allocation_id
 

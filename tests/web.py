@@ -12,8 +12,8 @@ from flask import Flask
 from sqlalchemy import event
 from werkzeug.test import TestResponse
 
-from compute_portal import clock
 from compute_portal import app as app_module
+from compute_portal import clock
 from compute_portal.app import create_app
 from compute_portal.db import Database
 from compute_portal.policy import Policy

@@ -195,15 +195,17 @@ def _lock(session: Session, keys: Iterable[str]) -> list[_Row]:
     return [_Row(*row) for row in rows]
 
 
-def placed(session: Session, given: Sequence[Given]) -> set[str]:
+def placed(session: Session, given: Sequence[Given]) -> dict[str, int]:
     """The engine gave them GPUs: queued or confirmed → starting, and → running where access needs no hook.
 
-    Returns the keys whose booking wants them; the engine must stop the others (cancelled meanwhile).
+    Returns the keys (with their bookings) that are wanted; the engine must stop the others (cancelled meanwhile).
     """
     news = {one.key: one for one in given}
     rows = _lock(session, news)
     wanted = {
-        row.key for row in rows if row.placed_at is not None and row.outcome is None and row.state in ON_THE_CLUSTER
+        row.key: row.booking_id
+        for row in rows
+        if row.placed_at is not None and row.outcome is None and row.state in ON_THE_CLUSTER
     }
     fresh = [
         row
@@ -242,16 +244,14 @@ def placed(session: Session, given: Sequence[Given]) -> set[str]:
         ]
         move_all(session, Booking, moves, BookingState.STARTING, verb="place", by=SYSTEM)
     _grant(session, {row: at for row in fresh if (at := news[row.key].granted_at) is not None})
-    return wanted | {row.key for row in fresh}
+    return wanted | {row.key: row.booking_id for row in fresh}
 
 
-def granted(session: Session, at: Mapping[str, dt.datetime]) -> None:
-    """Access was given: starting → running. Metering begins here."""
-    rows = _lock(session, at)
-    _grant(
-        session,
-        {row: at[row.key] for row in rows if row.granted_at is None and row.state is BookingState.STARTING},
-    )
+def granted(session: Session, at: Mapping[str, dt.datetime]) -> list[int]:
+    """Access was given: starting → running. Metering begins here. Returns the bookings that run from now on."""
+    rows = [row for row in _lock(session, at) if row.granted_at is None and row.state is BookingState.STARTING]
+    _grant(session, {row: at[row.key] for row in rows if row.outcome is None})
+    return [row.booking_id for row in rows if row.outcome is None]
 
 
 def _grant(session: Session, at: Mapping[_Row, dt.datetime]) -> None:
@@ -463,6 +463,34 @@ def list_under_way(session: Session) -> list[str]:
             .order_by(Attempt.id)
         )
     )
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How far an attempt is, as the portal knows it. `waiting`: its booking still wants a place."""
+
+    attempt_id: int
+    over: bool
+    placed: bool
+    granted: bool
+    state: BookingState
+
+    @property
+    def waiting(self) -> bool:
+        return self.state in (BookingState.QUEUED, BookingState.CONFIRMED)
+
+
+def look(session: Session, keys: Sequence[str]) -> dict[str, View]:
+    """Read, not locked: the verbs look again under their locks."""
+    rows = session.execute(
+        sa.select(Attempt.key, Attempt.id, Attempt.outcome, Attempt.placed_at, Attempt.granted_at, Booking.state)
+        .join(Booking, Booking.id == Attempt.booking_id)
+        .where(Attempt.key.in_(keys))
+    )
+    return {
+        key: View(id, outcome is not None, placed_at is not None, granted_at is not None, state)
+        for key, id, outcome, placed_at, granted_at, state in rows
+    }
 
 
 def list_over(session: Session, keys: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 from wtforms import HiddenField
 
@@ -36,7 +37,12 @@ class BookingForm(PortalForm):
     gpus = CountField(N_("Cards"), [Required()], render_kw={"inputmode": "numeric"})
 
     def to_request(self) -> BookingRequest:
+        """The values of a form that is valid, or readable."""
         raise NotImplementedError
+
+    def is_readable(self) -> bool:
+        """Whether what the address brought stands for values; one never sent has no errors to show yet."""
+        return not any(field.process_errors for field in self)
 
     def keep_quoted(self, asked: BookingRequest, highest_micro_yuan: int) -> None:
         self.quoted.data = f"{_values(asked)}={highest_micro_yuan}"
@@ -58,7 +64,7 @@ class FixedForm(BookingForm):
             allocation_id=self.allocation_id.data,
             kind=BookingKind.FIXED,
             title=self.title.data,
-            gpus=self.gpus.data,
+            gpus=self.gpus.data or 0,
             starts_at=self.starts_at.data,
             ends_at=self.ends_at.data,
         )
@@ -79,7 +85,7 @@ class FlexibleForm(BookingForm):
             allocation_id=self.allocation_id.data,
             kind=BookingKind.FLEXIBLE,
             title=self.title.data,
-            gpus=self.gpus.data,
+            gpus=self.gpus.data or 0,
             longest_seconds=self.longest.data,
             not_before_at=self.not_before_at.data,
         )
@@ -94,24 +100,20 @@ class DeclineForm(PortalForm):
     )
 
 
-def propose(
-    choices: list[Choice], now: dt.datetime, *, allocation_id: int | None, gpus: int | None, starts_at: dt.datetime | None
-) -> dict[str, object]:
+def propose(choices: list[Choice], now: dt.datetime, *, allocation_id: int | None, gpus: int | None) -> dict[str, Any]:
     """What the empty form begins with: a node for eight hours on the allocation that ends first and has enough.
 
-    What the address asks for wins.
+    The allocation and the cards that the address asks for change how long it fits. The end follows the start.
     """
     chosen = next((choice for choice in choices if choice.allocation.id == allocation_id), None) or next(
         (choice for choice in choices if choice.available >= choice.usual_gpus * PROPOSED_SECONDS), choices[0]
     )
-    cards = gpus or chosen.usual_gpus
-    seconds = min(PROPOSED_SECONDS, max(3_600, chosen.available // cards // 3_600 * 3_600))
-    start = starts_at or clock.floor_hour(now) + 2 * clock.HOUR
+    cards = gpus if gpus and gpus > 0 else chosen.usual_gpus
+    seconds = max(3_600, min(PROPOSED_SECONDS, chosen.available // cards // 3_600 * 3_600))
     return {
         "allocation_id": chosen.allocation.id,
         "gpus": cards,
-        "starts_at": start,
-        "ends_at": start + dt.timedelta(seconds=seconds),
+        "starts_at": clock.floor_hour(now) + 2 * clock.HOUR,
         "longest": seconds,
     }
 

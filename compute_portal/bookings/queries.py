@@ -20,8 +20,9 @@ from ..pools import queries as pool_queries
 from ..pools.models import Instruction, Limit, Pool, Tariff
 from ..pools.states import InstructionVerb
 from ..programmes.models import Programme
+from ..sentences import NotFound
 from .models import Attempt, Booking, Standing
-from .states import NOT_STARTED, ON_THE_CLUSTER, BookingKind, BookingState
+from .states import NOT_STARTED, ON_THE_CLUSTER, BookingState
 
 PAGE = 25
 ENDED = frozenset(BookingState) - NOT_STARTED - ON_THE_CLUSTER
@@ -117,8 +118,9 @@ def get_whole(session: Session, booking_id: int, by: Actor) -> Whole:
         .outerjoin(Tariff, Tariff.id == Booking.tariff_id)
         .where(Booking.id == booking_id)
     ).one_or_none()
-    must_see(None if row is None else row[0], by)
-    assert row is not None
+    if row is None:
+        raise NotFound
+    must_see(row[0], by)
     return Whole(*row)
 
 
@@ -127,8 +129,7 @@ def highest_price(session: Session, whole: Whole) -> int:
     if whole.tariff is not None:
         return whole.tariff.price_micro_yuan
     book = pool_queries.price_book(session, whole.pool.id)
-    if whole.booking.kind is BookingKind.FIXED:
-        assert whole.booking.starts_at is not None
+    if whole.booking.starts_at is not None:
         return book.at(whole.booking.starts_at).price_micro_yuan
     tariffs = book.between(whole.booking.submitted_at, whole.allocation.ends_at)
     return max(tariff.price_micro_yuan for tariff in tariffs)
@@ -204,7 +205,7 @@ def _ranges(numbers: list[int]) -> str:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in runs)  # noqa: RUF001
+    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in runs)
 
 
 def find_standing(session: Session, booking_id: int) -> Standing | None:
@@ -240,9 +241,7 @@ def list_runs(session: Session, after_id: int, limit: int = 5_000) -> list[Run]:
 def list_started(session: Session, booking_ids: Collection[int]) -> dict[int, dt.datetime]:
     """Which of these have started, and when."""
     rows = session.execute(
-        sa.select(Booking.id, Booking.started_at).where(
-            Booking.id.in_(booking_ids), Booking.started_at.is_not(None)
-        )
+        sa.select(Booking.id, Booking.started_at).where(Booking.id.in_(booking_ids), Booking.started_at.is_not(None))
     )
     return {id: started_at for id, started_at in rows if started_at is not None}
 

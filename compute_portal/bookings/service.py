@@ -191,13 +191,15 @@ def decline(session: Session, booking_id: int, *, reason: str, by: Actor, now: d
     return booking
 
 
-def cancel(session: Session, booking_id: int, *, by: Actor, now: dt.datetime) -> Booking:
+def cancel(
+    session: Session, booking_id: int, *, by: Actor, now: dt.datetime, why: Sentence | None = None
+) -> Booking:
     """Before it starts: the hold goes back, the GPUs are free again. Raises Refusal("booking-has-started")."""
     require(by, Permission.BOOKING_CANCEL)
     booking = _locked(session, booking_id, by)
     if booking.state in ON_THE_CLUSTER:
         raise Refusal(Sentence("booking-has-started"))
-    move_to(session, booking, BookingState.CANCELLED, verb="cancel", at=now, by=by)
+    move_to(session, booking, BookingState.CANCELLED, verb="cancel", at=now, by=by, why=why)
     give_back(session, booking, now=now, by=by)
     free_slot(session, booking, now=now)
     return booking

@@ -59,9 +59,7 @@ class Lease(Base):
     enterprise_id: Mapped[int]
     allocation_id: Mapped[int]
     allocation_ends_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
-    state: Mapped[str] = mapped_column(
-        sa.String(10), sa.CheckConstraint("state IN ('waiting', 'placed', 'ended')", name="state")
-    )
+    state: Mapped[str] = mapped_column(sa.String(10))
     nodes: Mapped[list[dict[str, Any]] | None] = mapped_column(sa.JSON(none_as_null=True))
     placed_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
     until_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
@@ -70,6 +68,7 @@ class Lease(Base):
     reason: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
     changed_at: Mapped[dt.datetime] = mapped_column(UtcDateTime, index=True)
     __table_args__ = (
+        sa.CheckConstraint("state IN ('waiting', 'placed', 'ended')", name="state"),
         sa.Index(
             "ix_leases_open", "pool_id", "state",
             sqlite_where=sa.text("state <> 'ended'"), postgresql_where=sa.text("state <> 'ended'"),

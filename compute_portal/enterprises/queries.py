@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from ..access import SYSTEM, Actor, Role
 from ..sentences import NotFound
-from ..signin.models import BureauRole, User
+from ..signin.models import BureauRole, SshKey, User
 from .models import Enterprise, Membership
 
 
@@ -142,3 +142,17 @@ def list_members(session: Session, enterprise_id: int, *, offset: int = 0, limit
         .offset(offset)
     )
     return [MemberRow(*row) for row in rows]
+
+
+def list_public_keys(session: Session, enterprise_ids: Iterable[int]) -> dict[int, list[str]]:
+    """The SSH public keys of each enterprise's people, for the access hook. Nobody who is disabled."""
+    keys: dict[int, list[str]] = {id: [] for id in enterprise_ids}
+    for enterprise_id, public_key in session.execute(
+        sa.select(Membership.enterprise_id, SshKey.public_key)
+        .join(SshKey, SshKey.user_id == Membership.user_id)
+        .join(User, User.id == Membership.user_id)
+        .where(Membership.enterprise_id.in_(keys), SshKey.removed_at.is_(None), User.disabled_at.is_(None))
+        .order_by(SshKey.id)
+    ):
+        keys[enterprise_id].append(public_key)
+    return keys

@@ -1,5 +1,6 @@
 import enum
 
+from ..language import N_
 from ..lifecycle import Lifecycle
 
 
@@ -27,3 +28,11 @@ class SizeClass(enum.StrEnum):
     SMALL = "small"
     MEDIUM = "medium"
     LARGE = "large"
+
+
+SIZE_NAMES: dict[SizeClass, str] = {
+    SizeClass.MICRO: N_("Micro"),
+    SizeClass.SMALL: N_("Small"),
+    SizeClass.MEDIUM: N_("Medium"),
+    SizeClass.LARGE: N_("Large"),
+}

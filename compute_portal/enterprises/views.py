@@ -10,6 +10,7 @@ from .. import paging
 from ..access import Permission
 from ..guard import actor, allows, read
 from . import queries
+from .states import SIZE_NAMES
 
 blueprint = Blueprint("enterprises", __name__, template_folder="templates")
 LONGEST_SEARCH = 60
@@ -25,7 +26,7 @@ def index() -> ResponseReturnValue:
     find = _searched()
     page, rows = paging.rows_of(read(), queries.every_enterprise(find))
     members = queries.count_members(read(), [enterprise.id for enterprise in rows])
-    return render_template("enterprises/index.html", page=page, rows=rows, members=members, find=find)
+    return render_template("enterprises/index.html", page=page, rows=rows, members=members, find=find, sizes=SIZE_NAMES)
 
 
 def _searched() -> str:

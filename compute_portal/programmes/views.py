@@ -67,7 +67,7 @@ def fund(programme_id: int) -> ResponseReturnValue:
     if form.validate():
         hours = form.hours.data
         # The form's key is the ledger's reference too: the same form adds its hours once, whatever else fails.
-        reference = hashlib.sha256(form.form_key.data.encode()).hexdigest()[:32]
+        reference = hashlib.sha256(f"{by.user_id}:{form.form_key.data}".encode()).hexdigest()[:32]
         try:
             address = one_time(
                 form.form_key.data,

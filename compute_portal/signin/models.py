@@ -18,10 +18,11 @@ class User(Base):
     name: Mapped[str] = mapped_column(sa.String(80))
     name_en: Mapped[str | None] = mapped_column(sa.String(80))
     password_hash: Mapped[str | None] = mapped_column(sa.String(200))
-    language: Mapped[str] = mapped_column(sa.String(2), sa.CheckConstraint("language IN ('zh', 'en')", name="language"))
+    language: Mapped[str] = mapped_column(sa.String(2))
     theme: Mapped[str | None] = mapped_column(sa.String(5))
     created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
     disabled_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    __table_args__ = (sa.CheckConstraint("language IN ('zh', 'en')", name="language"),)
 
 
 class BureauRole(Base):

@@ -168,6 +168,7 @@ def upgrade() -> None:
         sa.Column("theme", sa.String(length=5), nullable=True),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("disabled_at", UtcDateTime(), nullable=True),
+        sa.CheckConstraint("language IN ('zh', 'en')", name=op.f("ck_users_language")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
         sa.UniqueConstraint("email", name=op.f("uq_users_email")),
     )
@@ -749,6 +750,7 @@ def upgrade() -> None:
         sa.Column("changed_at", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["booking_id"], ["bookings.id"], name=op.f("fk_leases_booking_id")),
         sa.ForeignKeyConstraint(["pool_id"], ["pools.id"], name=op.f("fk_leases_pool_id")),
+        sa.CheckConstraint("state IN ('waiting', 'placed', 'ended')", name=op.f("ck_leases_state")),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_leases")),
     )
     with op.batch_alter_table("leases", schema=None) as batch_op:

@@ -42,6 +42,8 @@ from scheduler.planning.planner import Snapshot, Start, Waiting
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 LEASES = cast(sa.Table, Lease.__table__)
 NOT_THERE = (NodeState.DOWN, NodeState.OUT_OF_SERVICE)
 # Somebody changed the pool while we planned: so often we plan again, then the next cycle does.
@@ -265,20 +267,14 @@ class EmbeddedEngine:
         at_rest = looked is not None and looked - LOOK_AGAIN <= now < looked
         return queue.changed or queue.planned_version != version or not at_rest
 
-    def _snapshot(
-        self, session: Session, pool_id: int, queue: _Queue, now: dt.datetime
-    ) -> tuple[Snapshot, _Seen]:
+    def _snapshot(self, session: Session, pool_id: int, queue: _Queue, now: dt.datetime) -> tuple[Snapshot, _Seen]:
         seen = self._see(session, pool_id, queue, now)
         snapshot = Snapshot(
             now=int(now.timestamp()),
             availability=seen.availability,
             waiting=list(queue.waiting.values()),
             leaves=self._leaves(session, pool_id, queue, now),
-            limits=dict(
-                session.execute(sa.select(Limit.enterprise_id, Limit.gpus).where(Limit.pool_id == pool_id))
-                .tuples()
-                .all()
-            ),
+            limits=_pairs(session, sa.select(Limit.enterprise_id, Limit.gpus).where(Limit.pool_id == pool_id)),
             running=queue.running,
         )
         return snapshot, seen
@@ -295,7 +291,7 @@ class EmbeddedEngine:
             )
             limit = now + LOOK_AGAIN
             until_at = limit if ends is None else min(limit, ends)
-            names = dict(session.execute(sa.select(Node.id, Node.name).where(Node.pool_id == pool_id)).tuples().all())
+            names = _pairs(session, sa.select(Node.id, Node.name).where(Node.pool_id == pool_id))
             availability = pool_queries.load_availability(session, pool, now)
             seen = queue.seen = _Seen(pool.version, until_at, availability, names)
         return seen
@@ -345,9 +341,7 @@ class EmbeddedEngine:
             ) in rows
         ]  # fmt: skip
 
-    def _apply(
-        self, pool_id: int, queue: _Queue, seen: _Seen, starts: Sequence[Start], now: dt.datetime
-    ) -> bool:
+    def _apply(self, pool_id: int, queue: _Queue, seen: _Seen, starts: Sequence[Start], now: dt.datetime) -> bool:
         """Give the GPUs, if the pool is still at the version that was planned on. False if it is not."""
 
         def work(session: Session) -> tuple[list[Start], list[Start]] | None:
@@ -356,9 +350,7 @@ class EmbeddedEngine:
                 return None
             ids = [start.waiting.booking_id for start in starts]
             still = set(
-                session.scalars(
-                    sa.select(Booking.id).where(Booking.id.in_(ids), Booking.state == BookingState.QUEUED)
-                )
+                session.scalars(sa.select(Booking.id).where(Booking.id.in_(ids), Booking.state == BookingState.QUEUED))
             )
             given = [start for start in starts if start.waiting.booking_id in still]
             gone = [start for start in starts if start.waiting.booking_id not in still]
@@ -388,9 +380,7 @@ class EmbeddedEngine:
             waiting = queue.waiting.pop(start.waiting.key)
             nodes = frozenset(seen.names[node_id] for node_id, _mask in start.placement)
             ends_at = _instant(start.ends_at)
-            queue.put(
-                waiting.key, _Placed(waiting.booking_id, waiting.enterprise_id, waiting.gpus, ends_at, nodes)
-            )
+            queue.put(waiting.key, _Placed(waiting.booking_id, waiting.enterprise_id, waiting.gpus, ends_at, nodes))
             seen.availability.occupy(start.placement, int(now.timestamp()), start.ends_at)
             seen.until_at = min(seen.until_at, ends_at)
         seen.version += 1
@@ -410,7 +400,7 @@ class EmbeddedEngine:
             if state is not BookingState.CONFIRMED:
                 _write_ended(session, [(fixed.key, now, None)], now)
                 return None
-            names = dict(session.execute(sa.select(Node.id, Node.name).where(Node.pool_id == pool_id)).tuples().all())
+            names = _pairs(session, sa.select(Node.id, Node.name).where(Node.pool_id == pool_id))
             placement = _own_placement(session, fixed, now)
             moved = placement is None
             if placement is None:
@@ -432,9 +422,7 @@ class EmbeddedEngine:
                 log.warning("fixed booking moved to other nodes", extra={"key": fixed.key, "nodes": nodes})
                 queue.seen = None
             names = frozenset(node["node"] for node in nodes)
-            queue.put(
-                fixed.key, _Placed(fixed.booking_id, fixed.enterprise_id, fixed.gpus, fixed.ends_at, names)
-            )
+            queue.put(fixed.key, _Placed(fixed.booking_id, fixed.enterprise_id, fixed.gpus, fixed.ends_at, names))
 
     def _keep_waiting(self, fixed: _Fixed, now: dt.datetime) -> None:
         reason = Sentence("wait-nodes-down")
@@ -457,14 +445,11 @@ class EmbeddedEngine:
             changed = [id for id, queue in queues.items() if queue.nodes_version != versions[id]]
             if not changed:
                 return {}
-            lost = dict(
-                session.execute(
-                    sa.select(Node.name, NodeInterval.starts_at)
-                    .join(NodeInterval, NodeInterval.node_id == Node.id)
-                    .where(Node.pool_id.in_(changed), Node.state.in_(NOT_THERE), NodeInterval.ends_at.is_(None))
-                )
-                .tuples()
-                .all()
+            lost = _pairs(
+                session,
+                sa.select(Node.name, NodeInterval.starts_at)
+                .join(NodeInterval, NodeInterval.node_id == Node.id)
+                .where(Node.pool_id.in_(changed), Node.state.in_(NOT_THERE), NodeInterval.ends_at.is_(None)),
             )
         ends: dict[str, tuple[dt.datetime, Sentence | None]] = {}
         for pool_id in changed:
@@ -516,7 +501,11 @@ def _instant(second: int) -> dt.datetime:
 
 
 def _versions(session: Session) -> dict[int, int]:
-    return dict(session.execute(sa.select(Pool.id, Pool.version)).tuples().all())
+    return _pairs(session, sa.select(Pool.id, Pool.version))
+
+
+def _pairs(session: Session, query: sa.Select[K, V]) -> dict[K, V]:
+    return {key: value for key, value in session.execute(query)}
 
 
 def _queue_up(queue: _Queue, asked: HandOver | Lease, reason: Sentence | None) -> None:
@@ -577,16 +566,11 @@ def _write_placed(
                 reason=None,
                 changed_at=sa.bindparam("at"),
             ),
-            [
-                {"this_key": key, "at": at, "until": until, "on_nodes": nodes}
-                for key, at, until, nodes in given
-            ],
+            [{"this_key": key, "at": at, "until": until, "on_nodes": nodes} for key, at, until, nodes in given],
         )
 
 
-def _write_ended(
-    session: Session, ends: Iterable[tuple[str, dt.datetime, Sentence | None]], now: dt.datetime
-) -> None:
+def _write_ended(session: Session, ends: Iterable[tuple[str, dt.datetime, Sentence | None]], now: dt.datetime) -> None:
     """Each (key, instant, reason if it failed). What has ended already stays as it is."""
     rows = [
         {"this_key": key, "at": at, "why": None if why is None else why.to_json(), "lost": why is not None}
@@ -664,9 +648,7 @@ def _own_placement(session: Session, fixed: _Fixed, now: dt.datetime) -> Placeme
 def _move(session: Session, pool: Pool, fixed: _Fixed, now: dt.datetime) -> Placement:
     """Other GPUs for the rest of its window. Raises _NoRoom, which leaves everything as it was."""
     given_until = session.scalar(
-        sa.select(sa.func.max(Lease.ended_at)).where(
-            Lease.booking_id == fixed.booking_id, Lease.placed_at.is_not(None)
-        )
+        sa.select(sa.func.max(Lease.ended_at)).where(Lease.booking_id == fixed.booking_id, Lease.placed_at.is_not(None))
     )
     pools.vacate(session, fixed.booking_id, given_until=given_until, at=now)
     availability = pool_queries.load_availability(session, pool, now)

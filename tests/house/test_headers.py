@@ -135,7 +135,9 @@ def test_trace_is_405_everywhere(app: Flask) -> None:
         assert app.test_client().open(path, method="TRACE").status_code == 405
 
 
-def test_under_https_the_cookies_are_host_bound_and_hsts_is_sent(database: Database, policy: Policy, cast: Cast) -> None:
+def test_under_https_the_cookies_are_host_bound_and_hsts_is_sent(
+    database: Database, policy: Policy, cast: Cast
+) -> None:
     app = make_app(database, policy, public_url="https://portal.test")
     client = app.test_client()
     answer = client.get("/sign-in", base_url="https://portal.test")

@@ -85,7 +85,9 @@ def test_the_header_has_at_most_six_entries_and_begins_with_the_start_page(entri
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_templates_hold_no_inline_style_or_script(template: Path) -> None:
     text = template.read_text(encoding="utf-8")
-    assert not re.search(r"""<style|\sstyle\s*=|<script(?![^>]*\ssrc=)|\son\w+\s*=\s*["']|javascript:""", text), template
+    assert not re.search(r"""<style|\sstyle\s*=|<script(?![^>]*\ssrc=)|\son\w+\s*=\s*["']|javascript:""", text), (
+        template
+    )
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: f"{path.parent.name}/{path.name}")

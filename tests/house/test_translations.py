@@ -25,7 +25,20 @@ PERCENT = re.compile(r"%\((\w+)\)s")
 BRACES = re.compile(r"\{(\w+(?::\w+)?)\}")
 MsgId = str | tuple[str, str]
 # Words that the city does not use (a firm is 企业, a booking 预约, to sign in 登录), and empty politeness.
-NOT_OURS = ("租户", "登陆", "登出", "GPU小时", "GPU 小时", "计算力", "您", "抱歉", "请稍后再试", "操作成功", "订单", "！")
+NOT_OURS = (
+    "租户",
+    "登陆",
+    "登出",
+    "GPU小时",
+    "GPU 小时",
+    "计算力",
+    "您",
+    "抱歉",
+    "请稍后再试",
+    "操作成功",
+    "订单",
+    "！",
+)
 
 
 def from_templates() -> Iterator[tuple[MsgId, str]]:

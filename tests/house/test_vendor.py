@@ -41,5 +41,7 @@ def test_no_page_and_no_style_sheet_fetches_from_another_host() -> None:
     assert len(pages) > 5
     for page in pages:
         text = page.read_text(encoding="utf-8")
-        away = re.findall(r"""(?:src|href|action)=["'](?:https?:)?//[^"']+|url\(["']?(?:https?:)?//[^)]+|@import""", text)
+        away = re.findall(
+            r"""(?:src|href|action)=["'](?:https?:)?//[^"']+|url\(["']?(?:https?:)?//[^)]+|@import""", text
+        )
         assert not away, (page, away)

@@ -33,7 +33,9 @@ def test_an_address_that_could_leave_this_host_is_not_local(address: str) -> Non
     assert local_address(address) is None
 
 
-@pytest.mark.parametrize("address", ["/", "/bookings?state=queued&page=2", "/usage/2026-11#day", "/a//b", "/%2F%2Fevil"])
+@pytest.mark.parametrize(
+    "address", ["/", "/bookings?state=queued&page=2", "/usage/2026-11#day", "/a//b", "/%2F%2Fevil"]
+)
 def test_an_address_on_this_host_is_local(address: str) -> None:
     assert local_address(address) == address
 

@@ -104,7 +104,9 @@ def test_a_disabled_person_cannot_sign_in_and_is_told_the_same_as_everybody(brow
 def test_a_removed_role_is_refused_at_the_next_request(browser: Browser, cast: Cast) -> None:
     browser.be(cast.users["zhou"])
     assert browser.get("/account").status_code == 200
-    cast.database.transaction(lambda s: s.execute(sa.delete(BureauRole).where(BureauRole.user_id == cast.users["zhou"])))
+    cast.database.transaction(
+        lambda s: s.execute(sa.delete(BureauRole).where(BureauRole.user_id == cast.users["zhou"]))
+    )
     assert browser.get("/account").status_code == 403
 
 
@@ -218,9 +220,7 @@ def test_old_hashes_are_renewed_at_sign_in(browser: Browser, cast: Cast) -> None
 def test_somebody_in_two_enterprises_acts_for_one_and_switches(browser: Browser, cast: Cast) -> None:
     cast.database.transaction(
         lambda s: s.add(
-            Membership(
-                user_id=cast.users["lin"], enterprise_id=cast.luyu, role=Role.MEMBER, since_at=clock.now()
-            )
+            Membership(user_id=cast.users["lin"], enterprise_id=cast.luyu, role=Role.MEMBER, since_at=clock.now())
         )
     )
     first, second = sorted([cast.yusheng, cast.luyu])
@@ -293,14 +293,16 @@ def test_the_email_is_the_same_person_in_capitals(cast: Cast) -> None:
 
 def test_a_bureau_person_is_made_with_roles_but_never_with_a_members_role(cast: Cast) -> None:
     made = cast.database.transaction(
-        lambda s: service.create_person(
-            s,
-            email="new@bureau.cn",
-            name="新人",
-            password_hash=None,
-            roles=frozenset({Role.OPERATOR, Role.AUDITOR}),
-            now=clock.now(),
-        ).id
+        lambda s: (
+            service.create_person(
+                s,
+                email="new@bureau.cn",
+                name="新人",
+                password_hash=None,
+                roles=frozenset({Role.OPERATOR, Role.AUDITOR}),
+                now=clock.now(),
+            ).id
+        )
     )
     with cast.database.read_only() as session:
         actor = actor_for(session, made)

@@ -1,0 +1,323 @@
+"""Bookings: the list, the form with the price before the click, one booking's page and its buttons."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+from flask import Blueprint, current_app, make_response, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
+from werkzeug.datastructures import MultiDict
+
+from .. import clock, units
+from ..access import Permission
+from ..forms import a_form_key, show
+from ..guard import actor, allows, language, now, one_time, portal, read, signed_in, tell
+from ..language import N_, gettext, hours
+from ..lifecycle import list_history
+from ..paging import page_of
+from ..pools import queries as pool_queries
+from ..sentences import Refusal, Sentence
+from ..signin import queries as people
+from . import queries, service
+from .forms import FORMS, PROPOSED_SECONDS, BookingForm, DeclineForm, FixedForm, propose
+from .models import Booking
+from .queries import Choice
+from .service import BookingRequest, Quote
+from .states import NOT_STARTED, ON_THE_CLUSTER, BookingKind, BookingState
+
+blueprint = Blueprint("bookings", __name__, template_folder="templates")
+# What a link to the form may bring along.
+IN_ADDRESS = ("allocation_id", "gpus", "starts_at", "ends_at", "longest", "not_before_at", "title")
+
+
+# -- the list
+
+
+@blueprint.get("/bookings")
+@allows(Permission.BOOKING_VIEW)
+def index() -> ResponseReturnValue:
+    by = actor()
+    counts = queries.count_by_tab(read(), by)
+    asked = request.args.get("tab")
+    tab = asked if asked in counts else next((tab for tab, number in counts.items() if number), "current")
+    page = page_of(counts[tab])
+    rows = queries.list_bookings(read(), by, states=queries.TABS[tab], page=page.number) if counts[tab] else []
+    return render_template(
+        "bookings/index.html",
+        counts=counts,
+        tab=tab,
+        page=page,
+        rows=rows,
+        next_step=_next_step() if not rows and by.may(Permission.BOOKING_SUBMIT) else None,
+    )
+
+
+def _next_step() -> dict[str, Any] | None:
+    """For an empty list: the hours there are and the next window with a usual number of free cards."""
+    choices = queries.list_choices(read(), actor(), now())
+    if not choices:
+        return None
+    choice = choices[0]
+    first = int(clock.floor_hour(now() + clock.HOUR).timestamp())
+    weeks = portal().policy.bookings.fixed_horizon_weeks
+    start = pool_queries.load_availability(read(), choice.pool, now()).earliest(
+        choice.usual_gpus, PROPOSED_SECONDS, first, first + weeks * 7 * 86_400, step=units.SECONDS_PER_HOUR
+    )
+    return {"choice": choice, "start": start and dt.datetime.fromtimestamp(start, dt.UTC)}
+
+
+# -- booking
+
+
+@blueprint.get("/bookings/new")
+@allows(Permission.BOOKING_SUBMIT)
+def new() -> ResponseReturnValue:
+    choices = queries.list_choices(read(), actor(), now())
+    if not choices:
+        return render_template(
+            "bookings/no_allocation.html",
+            request_address=_address("allocations.new"),
+            list_address=_address("allocations.index"),
+        )
+    form = _form(request.args.get("kind"), choices, _proposed(choices))
+    if not form.is_readable():
+        return _form_page(form, choices)
+    asked = form.to_request()
+    try:
+        return _form_page(form, choices, asked, _quote(asked))
+    except Refusal as refusal:
+        return _form_page(form, choices, instead=refusal.sentence)
+
+
+@blueprint.post("/bookings/new")
+@allows(Permission.BOOKING_SUBMIT)
+def submit() -> ResponseReturnValue:
+    choices = queries.list_choices(read(), actor(), now())
+    if not choices:
+        raise Refusal(Sentence("allocation-not-active"))
+    form = _form(request.form.get("kind"), choices)
+    if not form.validate():
+        return _form_page(form, choices)
+    asked = form.to_request()
+    agreed = form.agreed(asked)
+    try:
+        if request.form.get("step") != "check" and agreed is not None:
+            return redirect(_book(form, asked, agreed))
+        quote = _quote(asked)
+    except Refusal as refusal:
+        form.refuse(refusal)
+        # Somebody who agreed to another price wants to see the new one beside the sentence.
+        return _form_page(form, choices, asked, _quote(asked) if refusal.sentence.id == "price-changed" else None)
+    form.form_key.data = a_form_key()
+    return _form_page(form, choices, asked, quote, not_booked_yet=request.form.get("step") != "check")
+
+
+def _proposed(choices: list[Choice]) -> dict[str, Any]:
+    return propose(
+        choices,
+        now(),
+        allocation_id=request.args.get("allocation_id", type=int),
+        gpus=request.args.get("gpus", type=int),
+    )
+
+
+def _form(kind: str | None, choices: list[Choice], proposed: dict[str, Any] | None = None) -> BookingForm:
+    """The form of this kind. An empty one begins with what is proposed, and what the address says wins."""
+    known = BookingKind.FLEXIBLE if kind == BookingKind.FLEXIBLE else BookingKind.FIXED
+    asked = MultiDict({name: request.args[name] for name in IN_ADDRESS if name in request.args})
+    form = FORMS[known](formdata=asked, data=proposed) if proposed else FORMS[known]()
+    form.kind.data = known.value
+    form.allocation_id.choices = [(choice.allocation.id, _label(choice)) for choice in choices]
+    if proposed and form.allocation_id.data not in dict(form.allocation_id.choices):
+        form.allocation_id.data = proposed["allocation_id"]
+    if proposed and isinstance(form, FixedForm) and "ends_at" not in asked and form.starts_at.data:
+        form.ends_at.data = form.starts_at.data + dt.timedelta(seconds=proposed["longest"])
+    return form
+
+
+def _label(choice: Choice) -> str:
+    programme = choice.programme
+    return gettext(language(), "%(programme)s · %(pool)s · %(hours)s GPU-hours left") % {
+        "programme": (language() == "en" and programme.name_en) or programme.name,
+        "pool": choice.pool.name,
+        "hours": hours(choice.available, language()),
+    }
+
+
+def _quote(asked: BookingRequest) -> Quote:
+    return service.quote(read(), asked, by=actor(), policy=portal().policy.bookings, now=now())
+
+
+def _book(form: BookingForm, asked: BookingRequest, agreed: int) -> str:
+    by, at, policy = actor(), now(), portal().policy.bookings
+    return one_time(
+        form.form_key.data,
+        lambda s: service.submit(s, asked, by=by, policy=policy, now=at, agreed_micro_yuan=agreed).id,
+        lambda booking_id: url_for("bookings.page", booking_id=booking_id),
+    )
+
+
+def _form_page(
+    form: BookingForm,
+    choices: list[Choice],
+    asked: BookingRequest | None = None,
+    quote: Quote | None = None,
+    *,
+    instead: Sentence | None = None,
+    not_booked_yet: bool = False,
+) -> ResponseReturnValue:
+    """The form with the promise beside it: the quote, or why there is none."""
+    if asked is not None and quote is not None:
+        form.keep_quoted(asked, quote.highest_micro_yuan)
+    chosen = next((choice for choice in choices if choice.allocation.id == form.allocation_id.data), choices[0])
+    return show(
+        "bookings/new.html",
+        form,
+        chosen=chosen,
+        asked=asked,
+        quote=quote,
+        instead=instead,
+        not_booked_yet=not_booked_yet,
+        policy=portal().policy.bookings,
+    )
+
+
+# -- one booking
+
+
+@blueprint.get("/bookings/<int:booking_id>")
+@allows(Permission.BOOKING_VIEW)
+def page(booking_id: int) -> ResponseReturnValue:
+    return _page(booking_id, DeclineForm())
+
+
+def _page(booking_id: int, form: DeclineForm) -> ResponseReturnValue:
+    by = actor()
+    whole = queries.get_whole(read(), booking_id, by)
+    booking = whole.booking
+    history = list_history(read(), Booking.LIFE, booking_id)
+    mine = by.may(Permission.KEY_VIEW) and booking.state in NOT_STARTED | ON_THE_CLUSTER
+    return show(
+        "bookings/page.html",
+        form,
+        whole=whole,
+        booking=booking,
+        price=queries.highest_price(read(), whole),
+        attempts=queries.list_attempts(read(), booking_id) if booking.tries else [],
+        places=queries.places,
+        history=history,
+        names=people.names_of(read(), [booking.submitted_by, *(entry.by_id for entry in history)]),
+        stop=queries.find_stop(read(), booking_id) if booking.state in ON_THE_CLUSTER else None,
+        keys=people.list_keys(read(), signed_in().user_id) if mine else [],
+        allocation_address=_address("allocations.page", allocation_id=booking.allocation_id),
+        records_address=_address("usage.records", booking_id=booking_id),
+        not_started=booking.state in NOT_STARTED,
+        on_the_cluster=booking.state in ON_THE_CLUSTER,
+        decide_before=_decide_before(booking),
+        decide_days=portal().policy.bookings.undecided_lapses_working_days,
+        price_of=units.amount_micro_yuan,
+        may=lambda verb: by.may(Permission(f"booking:{verb}")),
+    )
+
+
+def _decide_before(booking: Booking) -> dt.datetime | None:
+    """A fixed booking that nobody approved by then lapses."""
+    if booking.starts_at is None:
+        return None
+    return booking.starts_at - portal().policy.bookings.undecided_lapses_hours_before * clock.HOUR
+
+
+@blueprint.post("/bookings/<int:booking_id>/approve")
+@allows(Permission.BOOKING_APPROVE)
+def approve(booking_id: int) -> ResponseReturnValue:
+    by, at = actor(), now()
+    return _acted(
+        booking_id,
+        lambda s: service.approve(s, booking_id, by=by, now=at),
+        N_("The booking is approved; the company sees it at once."),
+    )
+
+
+@blueprint.post("/bookings/<int:booking_id>/decline")
+@allows(Permission.BOOKING_DECLINE)
+def decline(booking_id: int) -> ResponseReturnValue:
+    form, by, at = DeclineForm(), actor(), now()
+    if not form.validate():
+        return _page(booking_id, form)
+    reason = form.reason.data or ""
+    return _acted(
+        booking_id,
+        lambda s: service.decline(s, booking_id, reason=reason, by=by, now=at),
+        N_("The booking is declined; its hours and cards are free again."),
+    )
+
+
+@blueprint.get("/bookings/<int:booking_id>/cancel")
+@allows(Permission.BOOKING_CANCEL)
+def confirm_cancel(booking_id: int) -> ResponseReturnValue:
+    return _confirm(booking_id, "bookings/cancel.html", frozenset(NOT_STARTED))
+
+
+@blueprint.post("/bookings/<int:booking_id>/cancel")
+@allows(Permission.BOOKING_CANCEL)
+def cancel(booking_id: int) -> ResponseReturnValue:
+    by, at = actor(), now()
+    return _acted(
+        booking_id,
+        lambda s: service.cancel(s, booking_id, by=by, now=at),
+        N_("The booking is cancelled; all its hours are back."),
+    )
+
+
+@blueprint.get("/bookings/<int:booking_id>/stop")
+@allows(Permission.BOOKING_STOP)
+def confirm_stop(booking_id: int) -> ResponseReturnValue:
+    return _confirm(booking_id, "bookings/stop.html", ON_THE_CLUSTER - {BookingState.STOPPING})
+
+
+@blueprint.post("/bookings/<int:booking_id>/stop")
+@allows(Permission.BOOKING_STOP)
+def stop(booking_id: int) -> ResponseReturnValue:
+    by, at = actor(), now()
+    return _acted(
+        booking_id,
+        lambda s: service.stop(s, booking_id, by=by, now=at),
+        N_("The scheduler is asked to stop it and does so within seconds."),
+    )
+
+
+@blueprint.post("/bookings/<int:booking_id>/claim")
+@allows(Permission.BOOKING_CLAIM)
+def claim(booking_id: int) -> ResponseReturnValue:
+    by, at = actor(), now()
+    return _acted(
+        booking_id, lambda s: service.claim(s, booking_id, by=by, now=at), N_("Noted: you have started using it.")
+    )
+
+
+def _confirm(booking_id: int, template: str, states: frozenset[BookingState]) -> ResponseReturnValue:
+    """What it costs and what comes back; a booking that is past this step shows its own page instead."""
+    whole = queries.get_whole(read(), booking_id, actor())
+    if whole.booking.state not in states:
+        return redirect(url_for("bookings.page", booking_id=booking_id))
+    price = queries.highest_price(read(), whole)
+    return make_response(
+        render_template(template, whole=whole, booking=whole.booking, price=price, price_of=units.amount_micro_yuan)
+    )
+
+
+def _acted(booking_id: int, work: Callable[[Session], object], told: str) -> ResponseReturnValue:
+    """One verb, once per button shown, and back to the booking with a word on what happened."""
+    address = one_time(
+        request.form.get("form_key"), work, lambda _done: url_for("bookings.page", booking_id=booking_id)
+    )
+    tell(gettext(language(), told))
+    return redirect(address)
+
+
+def _address(endpoint: str, **values: Any) -> str | None:
+    """A page of another feature, if it is there."""
+    return url_for(endpoint, **values) if endpoint in current_app.view_functions else None

@@ -1,0 +1,288 @@
+"""Commands for whoever runs the portal: `flask --app wsgi <command>`.
+
+What a person got wrong is one line and exit code 2; what a check found is exit code 1. Nothing here speaks to the
+cluster: see `python -m scheduler` for that.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import click
+import sqlalchemy as sa
+from alembic.util.exc import CommandError
+from flask import Flask, current_app
+from flask.cli import with_appcontext
+from sqlalchemy.orm import Session
+
+from config.settings import DEMO_PASSWORD
+
+from . import clock, schema, verify
+from .access import Role
+from .db import Database
+from .enterprises.models import Membership
+from .guard import Portal
+from .language import say
+from .sentences import Refusal
+from .signin import passwords
+from .signin import service as signin
+from .signin.models import BureauRole, User
+from .tables import Base
+
+LONGEST_EMAIL = 254
+LONGEST_NAME = 80
+
+
+class Failure(click.ClickException):
+    """One line on standard error and exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        click.echo(" ".join(self.format_message().split()), err=True)
+
+
+class OneLineCommand(click.Command):
+    """Bad usage is one line, like every other mistake."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise Failure(f"{error.format_message()} Try `flask --app wsgi {self.name} --help`.") from None
+
+
+def register_cli(app: Flask) -> None:
+    for command in (migrate, check_models, create_admin, verify_command, demo_sign_ins):
+        app.cli.add_command(command)
+
+
+def _portal() -> Portal:
+    portal: Portal = current_app.extensions["portal"]
+    return portal
+
+
+def _revision(database: Database) -> str | None:
+    """Where the database stands. Failure when nobody answers there."""
+    try:
+        with database.engine.connect() as connection:
+            return schema.current(connection)
+    except sa.exc.DBAPIError as error:
+        raise Failure(_out_of_reach(database, error)) from None
+
+
+def _out_of_reach(database: Database, error: sa.exc.DBAPIError) -> str:
+    lines = str(error.orig).strip().splitlines() or ["no reason given"]
+    return (
+        f"The database {_address(database)} cannot be reached ({lines[0].rstrip('.:')}): "
+        "check PORTAL_DATABASE_URL and that its server runs."
+    )
+
+
+def _address(database: Database) -> str:
+    return database.url.render_as_string(hide_password=True)
+
+
+def _migrated_database() -> Database:
+    """The portal's database, if it has this code's tables."""
+    database = _portal().database
+    found = _revision(database)
+    if found != schema.newest():
+        raise Failure(
+            f"The database {_address(database)} is at revision {found or 'none'} and this code needs "
+            f"{schema.newest()}: run `flask --app wsgi migrate` first."
+        )
+    return database
+
+
+# -- migrate, check-models --------------------------------------------------------------------------------------------
+
+
+@click.command("migrate", cls=OneLineCommand)
+@with_appcontext
+def migrate() -> None:
+    """Bring the database to this code's revision; may be run at any time and by several at once."""
+    database = _portal().database
+    try:
+        schema.upgrade(database)
+    except OSError as error:
+        raise Failure(f"{error.filename}: {error.strerror}; choose another PORTAL_DATABASE_URL.") from None
+    except CommandError as error:
+        raise Failure(f"The database {_address(database)} is not one of this code's: {error}") from None
+    except sa.exc.OperationalError as error:
+        raise Failure(_out_of_reach(database, error)) from None
+    click.echo(f"The database {_address(database)} is at revision {_revision(database)}.")
+
+
+@click.command("check-models", cls=OneLineCommand)
+def check_models() -> None:
+    """Compare the models with what the migrations make, on a throw-away SQLite database."""
+    problems = model_differences()
+    for problem in problems:
+        click.echo(problem, err=True)
+    if problems:
+        sys.exit(1)
+    click.echo(f"Models equal migrations, newest is {schema.newest()}.")
+
+
+def model_differences(head_file: Path = schema.SCRIPTS / "HEAD") -> list[str]:
+    """One line per difference. `migrations/HEAD` names the newest revision, so that two branches meet in git."""
+    try:
+        newest = schema.newest()
+    except CommandError as error:
+        return [f"The migrations have more than one end: {error}"]
+    problems = []
+    named = head_file.read_text().strip() if head_file.exists() else "nothing"
+    if named != newest:
+        problems.append(f"{head_file.name} names {named}, the newest migration is {newest}: write that into the file.")
+    with tempfile.TemporaryDirectory(prefix="portal-models-") as folder:
+        migrated, modelled = (Database(f"sqlite:///{folder}/{name}.sqlite") for name in ("migrated", "modelled"))
+        try:
+            schema.upgrade(migrated)
+            Base.metadata.create_all(modelled.engine)
+            problems += [f"Not in the migrations: {difference}" for difference in schema.differences(migrated)]
+            problems += _other_definitions(migrated, modelled)
+        finally:
+            migrated.dispose()
+            modelled.dispose()
+    return problems
+
+
+def _other_definitions(migrated: Database, modelled: Database) -> list[str]:
+    """What Alembic does not compare: checks, partial indexes, defaults. The stored definitions are compared as text."""
+    by_models, by_migrations = _definitions(modelled), _definitions(migrated)
+    problems = []
+    for name in sorted(by_models.keys() & by_migrations.keys()):
+        only_models, only_migrations = by_models[name] - by_migrations[name], by_migrations[name] - by_models[name]
+        problems += [f"{name}: only in the models: {part}" for part in sorted(only_models)]
+        problems += [f"{name}: only in the migrations: {part}" for part in sorted(only_migrations)]
+    return problems
+
+
+def _definitions(database: Database) -> dict[str, frozenset[str]]:
+    """By table or index: the lines of its definition, without layout and order."""
+    with database.engine.connect() as connection:
+        rows = connection.execute(
+            sa.text("SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'index') AND sql IS NOT NULL")
+        )
+        return {name: frozenset(line.strip(" \t,") for line in sql.splitlines()) for name, sql in rows}
+
+
+# -- people -----------------------------------------------------------------------------------------------------------
+
+
+@click.command("create-admin", cls=OneLineCommand)
+@click.option("--email", help="The address to sign in with.")
+@click.option("--name", help="The person's name, as colleagues see it.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking.")
+@with_appcontext
+def create_admin(email: str | None, name: str | None, password_stdin: bool) -> None:
+    """Create a person with the admin role of the bureau. Asks for what is not given."""
+    database = _migrated_database()
+    if password_stdin and not (email and name):
+        raise Failure("--password-stdin needs --email and --name too, since nothing can be asked.")
+    email = _checked_email(email if email is not None else click.prompt("E-mail"))
+    name = _checked_name(name if name is not None else click.prompt("Name"))
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        password = click.prompt("Password", hide_input=True, confirmation_prompt="Once more")
+    try:
+        passwords.check_password_rules(password, email=email, name=name)
+        password_hash = passwords.hash_password(password)
+        now = clock.now()
+
+        def work(session: Session) -> None:
+            signin.create_person(
+                session,
+                email=email,
+                name=name,
+                password_hash=password_hash,
+                roles=frozenset({Role.ADMIN}),
+                now=now,
+            )
+
+        database.transaction(work)
+    except Refusal as refusal:
+        raise Failure(say(refusal.sentence, "en")) from None
+    click.echo(f"{email} may sign in as an admin of the bureau.")
+
+
+def _checked_email(email: str) -> str:
+    email = email.strip().lower()
+    if not re.fullmatch(r"[^@\s]+@[^@\s]+", email) or len(email) > LONGEST_EMAIL:
+        raise Failure(f"{email!r} is no e-mail address: give one like an@bureau.example.cn.")
+    return email
+
+
+def _checked_name(name: str) -> str:
+    name = name.strip()
+    if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
+        raise Failure(f"A name has 1 to {LONGEST_NAME} characters on one line.")
+    return name
+
+
+# -- verify -----------------------------------------------------------------------------------------------------------
+
+
+@click.command("verify", cls=OneLineCommand)
+@with_appcontext
+def verify_command() -> None:
+    """Recount every invariant from the rows alone; exit code 1 when one does not hold."""
+    database = _migrated_database()
+    with database.read_only() as session:
+        problems = verify.run(session)
+    with Session(database.engine) as session:  # nothing is committed
+        problems += verify.try_to_change(session)
+    found: dict[int, list[verify.Problem]] = defaultdict(list)
+    for problem in problems:
+        found[problem.invariant].append(problem)
+    for number, sentence in verify.INVARIANTS.items():
+        click.echo(f"{number}  {'ok' if number not in found else 'BROKEN':6}  {sentence}")
+        for problem in found.get(number, ()):
+            click.echo(f"   {problem.check}: {problem.line}")
+    if problems:
+        sys.exit(1)
+
+
+# -- the demo ---------------------------------------------------------------------------------------------------------
+
+
+@click.command("demo-sign-ins", cls=OneLineCommand)
+@with_appcontext
+def demo_sign_ins() -> None:
+    """One sign-in per role of the demo city. Production has none."""
+    if not _portal().settings.demo_allowed:
+        raise Failure("There are no demo people in production.")
+    with _migrated_database().read_only() as session:
+        people = _one_per_role(session)
+    if not people:
+        raise Failure("This database holds no demo city; `make demo` makes one.")
+    width = max(len(email) for _role, email in people)
+    for role, email in people:
+        click.echo(f"{role.value:9}{email:{width}}  {DEMO_PASSWORD}")
+
+
+def _one_per_role(session: Session) -> list[tuple[Role, str]]:
+    """The first person of each role who signs in with the demo's password."""
+    rows = sa.union_all(
+        sa.select(Membership.role.label("role"), User.id, User.email, User.password_hash)
+        .join(User, User.id == Membership.user_id)
+        .where(User.disabled_at.is_(None)),
+        sa.select(BureauRole.role, User.id, User.email, User.password_hash)
+        .join(User, User.id == BureauRole.user_id)
+        .where(User.disabled_at.is_(None)),
+    ).subquery()
+    first: dict[str, tuple[str, str | None]] = {}
+    for role, email, password_hash in session.execute(
+        sa.select(rows.c.role, rows.c.email, rows.c.password_hash).order_by(rows.c.id)
+    ):
+        first.setdefault(role, (email, password_hash))
+    return [
+        (role, first[role][0]) for role in Role if role in first and passwords.verify(first[role][1], DEMO_PASSWORD)
+    ]

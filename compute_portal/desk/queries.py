@@ -1,0 +1,505 @@
+"""What waits for a person, by role: plain rows for the start pages, and one enterprise as a whole.
+
+Each function below serves one start page; the number of queries does not depend on how much there is.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from .. import clock, units
+from ..access import Actor
+from ..allocations import queries as allocations
+from ..allocations.models import Allocation
+from ..allocations.queries import AllocationRow
+from ..allocations.states import WAITING
+from ..bookings import queries as bookings
+from ..bookings.models import Booking, Standing
+from ..bookings.queries import BookingRow
+from ..bookings.states import ON_THE_CLUSTER, OPEN, BookingState
+from ..enterprises.models import Enterprise, Membership
+from ..lifecycle import HistoryEntry
+from ..pools.models import Limit, Maintenance, Node, NodeInterval, Occupancy, Pool, Tariff
+from ..pools.states import MaintenanceState, NodeState
+from ..programmes import queries as programmes
+from ..programmes.models import Programme
+from ..signin.models import AccessLogEntry, BureauRole, SshKey, User
+from ..statements import queries as statements
+from ..statements.models import Statement
+from ..statements.queries import Totals
+from ..statements.states import StatementState
+from ..usage.models import Charge, UsageRecord
+from .models import Leader, TimetableRun
+
+SHOWN = 10  # things of one kind on a start page; the rest is behind the link to the list
+SOON = dt.timedelta(hours=24)
+ENDING = dt.timedelta(days=30)
+ANSWERED = dt.timedelta(days=14)
+COMING = dt.timedelta(days=14)
+LOOKING_BACK = dt.timedelta(days=7)
+NEARLY_USED_PERCENT = 10  # left of the award, or of a programme's hours
+SILENT_AFTER_SECONDS = 60  # the scheduler writes its heartbeat every few seconds
+
+
+# -- an enterprise -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MemberDesk:
+    to_start: list[BookingRow]  # running, but nobody has started using them
+    coming: list[BookingRow]  # confirmed, within a day
+    unused: list[AllocationRow]  # awarded lately, nothing booked yet
+    declined: list[AllocationRow]
+    ending: list[AllocationRow]  # last day within 30 days, hours left
+    nearly_used: list[AllocationRow]
+    without_key: bool  # bookings are open, and this person has no key to get in
+    usable: list[AllocationRow]
+    waiting: list[AllocationRow]  # requests that the bureau has
+    week: list[BookingRow]
+    month: Totals | None
+
+    @property
+    def count(self) -> int:
+        lists = (self.to_start, self.coming, self.unused, self.declined, self.ending, self.nearly_used)
+        return sum(len(things) for things in lists) + self.without_key
+
+
+def member_desk(session: Session, by: Actor, *, tax_permille: int, now: dt.datetime) -> MemberDesk:
+    """Seven queries. `by` is a member or manager of an enterprise."""
+    assert by.enterprise_id is not None and by.user_id is not None
+    mine = _mine(session, by.enterprise_id, now)
+    usable = allocations.list_usable(session, by, now)
+    answers = allocations.list_answers(session, by, now - ANSWERED)
+    keys = session.scalar(
+        sa.select(sa.func.count()).where(SshKey.user_id == by.user_id, SshKey.removed_at.is_(None))
+    )
+    month = clock.month_of(now)
+    totals = statements.draft_totals(session, month, [by.enterprise_id], tax_permille)
+    last = clock.day_of(now + ENDING)
+    unused = [
+        row
+        for row in usable
+        if not row.balance.used + row.balance.held
+        and row.allocation.decided_at is not None
+        and row.allocation.decided_at >= now - ANSWERED
+    ]
+    nearly_used = [row for row in usable if _nearly_used(row)]
+    return MemberDesk(
+        to_start=[row for row in mine if row.booking.state is BookingState.RUNNING and not row.booking.claimed_at],
+        coming=[row for row in mine if _comes_soon(row.booking, now)],
+        unused=unused,
+        declined=[row for row in answers if row.allocation.state not in WAITING],
+        ending=[
+            row for row in usable if row.allocation.ends_on <= last and row not in nearly_used and row not in unused
+        ],
+        nearly_used=nearly_used,
+        without_key=not keys and any(row.booking.state in OPEN for row in mine),
+        usable=usable,
+        waiting=[row for row in answers if row.allocation.state in WAITING],
+        week=mine[:SHOWN],
+        month=totals.get(by.enterprise_id),
+    )
+
+
+def _mine(session: Session, enterprise_id: int, now: dt.datetime) -> list[BookingRow]:
+    """What runs, what comes, and what ended in the last week, in this order."""
+    order = sa.case(
+        (Booking.state.in_(ON_THE_CLUSTER), 0),
+        (Booking.state == BookingState.CONFIRMED, 1),
+        (Booking.state.in_(OPEN), 2),
+        else_=3,
+    )
+    rows = session.execute(
+        sa.select(Booking, Pool, Enterprise, Standing)
+        .join(Pool, Pool.id == Booking.pool_id)
+        .join(Enterprise, Enterprise.id == Booking.enterprise_id)
+        .outerjoin(Standing, Standing.booking_id == Booking.id)
+        .where(
+            Booking.enterprise_id == enterprise_id,
+            sa.or_(Booking.state.in_(OPEN), Booking.ended_at >= now - LOOKING_BACK),
+        )
+        .order_by(order, sa.func.coalesce(Booking.starts_at, Booking.submitted_at), Booking.id)
+        .limit(5 * SHOWN)
+    )
+    return [BookingRow(*row) for row in rows]
+
+
+def _comes_soon(booking: Booking, now: dt.datetime) -> bool:
+    return (
+        booking.state is BookingState.CONFIRMED and booking.starts_at is not None and booking.starts_at <= now + SOON
+    )
+
+
+def _nearly_used(row: AllocationRow) -> bool:
+    """Something was used or is held, and less than a tenth of the award is left."""
+    balance = row.balance
+    return balance.available * 100 < balance.awarded * NEARLY_USED_PERCENT and balance.used + balance.held > 0
+
+
+# -- operators -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDown:
+    node: Node
+    pool: Pool
+    since_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """GPUs whose access could not be taken back: out of service until it is."""
+
+    booking_id: int
+    pool: Pool
+    gpus: int
+    since_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorDesk:
+    requests: list[AllocationRow]
+    requests_waiting: int
+    due_today: int
+    bookings: list[BookingRow]
+    bookings_waiting: int
+    nodes_down: list[NodeDown]
+    withheld: list[Withheld]
+    maintenance: list[tuple[Maintenance, Pool]]
+    leader: Leader | None
+    silent: bool  # the scheduler has not been heard for too long
+    running: int
+    queued: int
+
+    @property
+    def count(self) -> int:
+        things = len(self.nodes_down) + len(self.withheld) + len(self.maintenance) + self.silent
+        return self.requests_waiting + self.bookings_waiting + things
+
+
+def operator_desk(session: Session, now: dt.datetime) -> OperatorDesk:
+    """Seven queries."""
+    tonight = clock.end_of_day(clock.day_of(now))
+    waiting = sa.select(sa.func.count()).select_from(Allocation).where(Allocation.state.in_(WAITING))
+    requests, due, submitted, running, queued = session.execute(
+        sa.select(
+            waiting.scalar_subquery(),
+            waiting.where(Allocation.due_at < tonight).scalar_subquery(),
+            _bookings_in(frozenset({BookingState.SUBMITTED})),
+            _bookings_in(ON_THE_CLUSTER),
+            _bookings_in(frozenset({BookingState.QUEUED, BookingState.CONFIRMED})),
+        )
+    ).one()
+    leader = session.get(Leader, 1)
+    return OperatorDesk(
+        requests=allocations.list_to_decide(session, SHOWN),
+        requests_waiting=requests,
+        due_today=due,
+        bookings=bookings.list_to_approve(session, SHOWN),
+        bookings_waiting=submitted,
+        nodes_down=_nodes_down(session),
+        withheld=_withheld(session),
+        maintenance=_maintenance(session, now),
+        leader=leader,
+        silent=_silent(leader, now),
+        running=running,
+        queued=queued,
+    )
+
+
+def _bookings_in(states: frozenset[BookingState]) -> sa.ScalarSelect[int]:
+    return sa.select(sa.func.count()).select_from(Booking).where(Booking.state.in_(states)).scalar_subquery()
+
+
+def _nodes_down(session: Session) -> list[NodeDown]:
+    rows = session.execute(
+        sa.select(Node, Pool, NodeInterval.starts_at)
+        .join(Pool, Pool.id == Node.pool_id)
+        .outerjoin(NodeInterval, sa.and_(NodeInterval.node_id == Node.id, NodeInterval.ends_at.is_(None)))
+        .where(Node.state == NodeState.DOWN)
+        .order_by(NodeInterval.starts_at, Node.id)
+        .limit(SHOWN)
+    )
+    return [NodeDown(*row) for row in rows]
+
+
+def _withheld(session: Session) -> list[Withheld]:
+    rows = session.execute(
+        sa.select(Occupancy.booking_id, Pool, sa.func.sum(Occupancy.gpus), sa.func.min(Occupancy.stuck_at))
+        .join(Pool, Pool.id == Occupancy.pool_id)
+        .where(Occupancy.stuck_at.is_not(None), Occupancy.released_at.is_(None))
+        .group_by(Occupancy.booking_id, Pool.id)
+        .order_by(Occupancy.booking_id)
+        .limit(SHOWN)
+    )
+    return [Withheld(booking_id, pool, int(gpus), since) for booking_id, pool, gpus, since in rows]
+
+
+def _maintenance(session: Session, now: dt.datetime) -> list[tuple[Maintenance, Pool]]:
+    rows = session.execute(
+        sa.select(Maintenance, Pool)
+        .join(Pool, Pool.id == Maintenance.pool_id)
+        .where(
+            Maintenance.state == MaintenanceState.PLANNED,
+            Maintenance.ends_at > now,
+            Maintenance.starts_at <= now + COMING,
+        )
+        .order_by(Maintenance.starts_at, Maintenance.id)
+        .limit(SHOWN)
+    )
+    return [(window, pool) for window, pool in rows]
+
+
+def _silent(leader: Leader | None, now: dt.datetime) -> bool:
+    heartbeat = leader.heartbeat_at if leader is not None else None
+    return heartbeat is None or clock.seconds_between(heartbeat, now) > SILENT_AFTER_SECONDS
+
+
+# -- finance -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PoolMonth:
+    """GPU-seconds of a pool charged in a month, and their price before rounding each line."""
+
+    pool_id: int
+    name: str
+    gpu_seconds: int
+    amount_micro_yuan: int
+
+
+@dataclass(frozen=True, slots=True)
+class FinanceDesk:
+    last_month: str
+    by_state: dict[StatementState, int]
+    closed: Totals  # what is frozen of last month
+    open: list[tuple[Statement, Enterprise]]  # drafts and in review, of last month
+    month: str
+    by_pool: list[PoolMonth]
+    without_price: list[Pool]
+    price_changes: list[tuple[Pool, Tariff]]  # from a day to come
+    nearly_awarded: list[tuple[Programme, programmes.Hours]]
+
+    @property
+    def open_count(self) -> int:
+        return self.by_state.get(StatementState.DRAFT, 0) + self.by_state.get(StatementState.IN_REVIEW, 0)
+
+    @property
+    def count(self) -> int:
+        return self.open_count + len(self.without_price) + len(self.price_changes) + len(self.nearly_awarded)
+
+    @property
+    def all(self) -> int:
+        return sum(self.by_state.values())
+
+
+def finance_desk(session: Session, now: dt.datetime) -> FinanceDesk:
+    """Seven queries."""
+    month = clock.month_of(now)
+    last = clock.previous_month(month)
+    by_state, closed = _month_totals(session, last)
+    without_price, changes = _prices(session, now)
+    opened = programmes.list_open(session, clock.day_of(now))
+    hours = programmes.hours(session, [programme.id for programme in opened])
+    return FinanceDesk(
+        last_month=last,
+        by_state=by_state,
+        closed=closed,
+        open=_open_statements(session, last),
+        month=month,
+        by_pool=_by_pool(session, month),
+        without_price=without_price,
+        price_changes=changes,
+        nearly_awarded=[
+            (programme, hours[programme.id])
+            for programme in opened
+            if hours[programme.id].left * 100 <= hours[programme.id].funded * NEARLY_USED_PERCENT
+        ],
+    )
+
+
+def _month_totals(session: Session, month: str) -> tuple[dict[StatementState, int], Totals]:
+    rows = session.execute(
+        sa.select(
+            Statement.state,
+            sa.func.count(),
+            sa.func.sum(Statement.gpu_seconds),
+            sa.func.sum(Statement.amount_micro_yuan),
+            sa.func.sum(Statement.tax_micro_yuan),
+        )
+        .where(Statement.month == month)
+        .group_by(Statement.state)
+    ).all()
+    sums = (sum(int(row[column]) for row in rows) for column in (2, 3, 4))
+    return {row[0]: row[1] for row in rows}, Totals(*sums)
+
+
+def _open_statements(session: Session, month: str) -> list[tuple[Statement, Enterprise]]:
+    rows = session.execute(
+        sa.select(Statement, Enterprise)
+        .join(Enterprise, Enterprise.id == Statement.enterprise_id)
+        .where(Statement.month == month, Statement.state.in_((StatementState.DRAFT, StatementState.IN_REVIEW)))
+        .order_by(Statement.state, Statement.amount_micro_yuan.desc(), Statement.id)
+        .limit(SHOWN)
+    )
+    return [(statement, enterprise) for statement, enterprise in rows]
+
+
+def _by_pool(session: Session, month: str) -> list[PoolMonth]:
+    rows = session.execute(
+        sa.select(Pool.id, Pool.name, Tariff.price_micro_yuan, sa.func.sum(Charge.gpu_seconds))
+        .select_from(Charge)
+        .join(Tariff, Tariff.id == Charge.tariff_id)
+        .join(Pool, Pool.id == Tariff.pool_id)
+        .where(Charge.billed_in == month)
+        .group_by(Pool.id, Pool.name, Tariff.price_micro_yuan)
+        .order_by(Pool.name)
+    )
+    found: dict[int, PoolMonth] = {}
+    for id, name, price, seconds in rows:
+        before = found.get(id, PoolMonth(id, name, 0, 0))
+        amount = before.amount_micro_yuan + units.amount_micro_yuan(int(seconds), price)
+        found[id] = PoolMonth(id, name, before.gpu_seconds + int(seconds), amount)
+    return list(found.values())
+
+
+def _prices(session: Session, now: dt.datetime) -> tuple[list[Pool], list[tuple[Pool, Tariff]]]:
+    """Pools that have no price today, and prices that begin on a day to come: one query."""
+    today = clock.day_of(now)
+    rows = session.execute(
+        sa.select(Pool, Tariff)
+        .outerjoin(Tariff, Tariff.pool_id == Pool.id)
+        .order_by(Pool.name, Tariff.from_on)
+    ).all()
+    priced = {pool.id for pool, tariff in rows if tariff is not None and tariff.from_on <= today}
+    without = {pool.id: pool for pool, _tariff in rows if pool.id not in priced}
+    changes = [(pool, tariff) for pool, tariff in rows if tariff is not None and tariff.from_on > today]
+    return list(without.values()), changes
+
+
+# -- auditors and administrators -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AuditorDesk:
+    denials: int  # in the last seven days
+    latest_denials: list[AccessLogEntry]
+    moves: list[HistoryEntry]
+
+
+def auditor_desk(session: Session, now: dt.datetime) -> AuditorDesk:
+    """Three queries."""
+    denied = sa.and_(AccessLogEntry.kind == "denied", AccessLogEntry.at >= now - LOOKING_BACK)
+    return AuditorDesk(
+        denials=session.scalar(sa.select(sa.func.count()).select_from(AccessLogEntry).where(denied)) or 0,
+        latest_denials=list(
+            session.scalars(sa.select(AccessLogEntry).where(denied).order_by(AccessLogEntry.id.desc()).limit(5))
+        ),
+        moves=list(session.scalars(sa.select(HistoryEntry).order_by(HistoryEntry.id.desc()).limit(2 * SHOWN))),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AdminDesk:
+    leader: Leader | None
+    silent: bool
+    failures: list[TimetableRun]  # in the last seven days, newest first
+    latest: list[TimetableRun]  # of each entry
+    without_role: list[User]
+
+    @property
+    def count(self) -> int:
+        return len(self.failures) + len(self.without_role) + self.silent
+
+
+def admin_desk(session: Session, now: dt.datetime) -> AdminDesk:
+    """Four queries."""
+    leader = session.get(Leader, 1)
+    newest = (
+        sa.select(TimetableRun.entry, sa.func.max(TimetableRun.due_at).label("due_at"))
+        .group_by(TimetableRun.entry)
+        .subquery()
+    )
+    return AdminDesk(
+        leader=leader,
+        silent=_silent(leader, now),
+        failures=list(
+            session.scalars(
+                sa.select(TimetableRun)
+                .where(TimetableRun.error.is_not(None), TimetableRun.due_at >= now - LOOKING_BACK)
+                .order_by(TimetableRun.due_at.desc(), TimetableRun.entry)
+                .limit(SHOWN)
+            )
+        ),
+        latest=list(
+            session.scalars(
+                sa.select(TimetableRun)
+                .join(
+                    newest,
+                    sa.and_(newest.c.entry == TimetableRun.entry, newest.c.due_at == TimetableRun.due_at),
+                )
+                .order_by(TimetableRun.entry)
+            )
+        ),
+        without_role=list(
+            session.scalars(
+                sa.select(User)
+                .where(
+                    User.disabled_at.is_(None),
+                    ~sa.exists().where(BureauRole.user_id == User.id),
+                    ~sa.exists().where(Membership.user_id == User.id),
+                )
+                .order_by(User.id.desc())
+                .limit(SHOWN)
+            )
+        ),
+    )
+
+
+# -- one enterprise as a whole -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    allocations: list[AllocationRow]
+    limits: list[tuple[Limit, Pool]]
+    open_bookings: int
+    month: str
+    month_gpu_seconds: int
+
+
+def overview(session: Session, enterprise_id: int, by: Actor, now: dt.datetime) -> Overview:
+    """Four queries. The actor may see the enterprise."""
+    month = clock.month_of(now)
+    start, end = clock.month_bounds(month)
+    used = sa.select(sa.func.coalesce(sa.func.sum(UsageRecord.gpu_seconds), 0)).where(
+        UsageRecord.enterprise_id == enterprise_id,
+        UsageRecord.day_on >= clock.day_of(start),
+        UsageRecord.day_on < clock.day_of(end),
+    )
+    opened = sa.select(sa.func.count()).select_from(Booking).where(
+        Booking.enterprise_id == enterprise_id, Booking.state.in_(OPEN)
+    )
+    open_bookings, seconds = session.execute(
+        sa.select(opened.scalar_subquery(), used.scalar_subquery())
+    ).one()
+    limits = session.execute(
+        sa.select(Limit, Pool)
+        .join(Pool, Pool.id == Limit.pool_id)
+        .where(Limit.enterprise_id == enterprise_id)
+        .order_by(Pool.name)
+    )
+    which = allocations.Which(enterprise_id=enterprise_id)
+    return Overview(
+        allocations=allocations.list_allocations(
+            session, by, states=allocations.CURRENT | allocations.REQUESTS, which=which
+        ),
+        limits=[(limit, pool) for limit, pool in limits],
+        open_bookings=open_bookings,
+        month=month,
+        month_gpu_seconds=int(seconds),
+    )

@@ -1,0 +1,4 @@
+"""What runs when."""
+from scheduler.duties import close_months
+
+__all__ = ["close_months"]
