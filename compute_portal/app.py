@@ -166,6 +166,7 @@ def _speak(app: Flask) -> None:
         is_current=navigation.is_current,
         language=guard.language,
         navigation=lambda: navigation.entries_for(guard.person()),
+        navigation_left_over=lambda: navigation.left_over(guard.person()),
         now=guard.now,
         other_page=_other_page,
         person=guard.person,

@@ -71,9 +71,10 @@ BADGES: dict[str, dict[str, Badge]] = {
     },
 }
 
-# A history row whose state stayed the same tells of something else that happened.
+# A history row that began something, or whose state stayed the same, tells of what happened.
 EVENTS: dict[tuple[str, str], str] = {
     ("booking", "claim"): N_("Started using"),
+    ("booking", "submit"): N_("Submitted"),
     ("booking", "stop"): N_("Asked to stop"),
 }
 
@@ -83,6 +84,6 @@ def badge(kind: str, state: str) -> Badge:
 
 
 def happened(kind: str, verb: str, before: str | None, after: str) -> str:
-    """The msgid of what a history row tells: the new state, or the event when the state stayed."""
-    event = EVENTS.get((kind, verb)) if before == after else None
+    """The msgid of what a history row tells: the new state, or the event when the state stayed or began."""
+    event = EVENTS.get((kind, verb)) if before in (after, None) else None
     return event or badge(kind, after).word

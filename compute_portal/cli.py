@@ -6,6 +6,7 @@ cluster: see `python -m scheduler` for that.
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import tempfile
@@ -56,6 +57,10 @@ class OneLineCommand(click.Command):
         except click.UsageError as error:
             raise Failure(f"{error.format_message()} Try `flask --app wsgi {self.name} --help`.") from None
 
+    def invoke(self, ctx: click.Context) -> Any:
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # what it does is said by the command itself
+        return super().invoke(ctx)
+
 
 def register_cli(app: Flask) -> None:
     for command in (migrate, check_models, create_admin, verify_command, demo_sign_ins):
@@ -68,7 +73,9 @@ def _portal() -> Portal:
 
 
 def _revision(database: Database) -> str | None:
-    """Where the database stands. Failure when nobody answers there."""
+    """Where the database stands, None when it is empty. Failure when nobody answers there."""
+    if database.url.get_backend_name() == "sqlite" and not Path(database.url.database or "").exists():
+        return None  # asking would create an empty file
     try:
         with database.engine.connect() as connection:
             return schema.current(connection)
@@ -108,6 +115,7 @@ def _migrated_database() -> Database:
 def migrate() -> None:
     """Bring the database to this code's revision; may be run at any time and by several at once."""
     database = _portal().database
+    _revision(database)
     try:
         schema.upgrade(database)
     except OSError as error:

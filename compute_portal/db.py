@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import random
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -138,9 +139,18 @@ def _make_engine(url: sa.URL, durable: bool, pool_size: int) -> sa.Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
+        # Straight to the driver, and the pragma only when it changes: this runs for every transaction.
         reading = connection.get_execution_options().get("read_only", False)
-        connection.exec_driver_sql(f"PRAGMA query_only={'on' if reading else 'off'}")
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+        driver, info = connection.connection.driver_connection, connection.info
+        assert driver is not None
+        if info.get("query_only") is not reading:
+            driver.execute(f"PRAGMA query_only={'on' if reading else 'off'}")
+            info["query_only"] = reading
+        begin = "BEGIN" if reading else "BEGIN IMMEDIATE"
+        try:
+            driver.execute(begin)
+        except sqlite3.OperationalError as error:  # locked for longer than we wait
+            raise sa.exc.OperationalError(begin, None, error) from error
 
     return engine
 

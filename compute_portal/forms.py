@@ -225,20 +225,22 @@ class DayField(TypedField):
         return value.isoformat()
 
 
-def _as_choices(pairs: Any) -> list[SelectChoice]:
-    return [pair if isinstance(pair, SelectChoice) else SelectChoice(*pair) for pair in pairs or ()]
+def _as_choices(pairs: Any) -> list[SelectChoice] | None:
+    if pairs is None:
+        return None
+    return [pair if isinstance(pair, SelectChoice) else SelectChoice(*pair) for pair in pairs]
 
 
 class _Choices:
     """`choices` are set by the view: pairs of value and text in the reader's language."""
 
-    _choices: list[SelectChoice]
+    _choices: list[SelectChoice] | None
 
-    def __init__(self, label: str, validators: Sequence[Any] = (), *, choices: Any = (), **options: Any) -> None:
+    def __init__(self, label: str, validators: Sequence[Any] = (), *, choices: Any = None, **options: Any) -> None:
         super().__init__(label, validators, choices=_as_choices(choices), **options)  # type: ignore[call-arg]
 
     @property
-    def choices(self) -> list[SelectChoice]:
+    def choices(self) -> list[SelectChoice] | None:
         return self._choices
 
     @choices.setter

@@ -100,7 +100,7 @@ WORDS: dict[str, str] = {
 
 def count(number: int | Decimal, language: Language) -> str:
     """1,234 in both languages; the sign is a minus, not a hyphen."""
-    return _signed(str(format_decimal(abs(number), format="#,##0", locale=_LOCALES[language])), number)
+    return _signed(str(format_decimal(abs(Decimal(number)), format="#,##0", locale=_LOCALES[language])), number)
 
 
 def hours(gpu_seconds: int, language: Language) -> str:

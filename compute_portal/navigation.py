@@ -27,7 +27,7 @@ _USAGE = Entry("usage.index", N_("Usage"), P.USAGE_VIEW)
 _QUEUE = Entry("bookings.index", N_("Bookings and queue"), P.BOOKING_VIEW)
 _CLUSTER = Entry("pools.index", N_("Cluster"), P.POOL_VIEW)
 
-ENTERPRISE = (
+ENTERPRISE: tuple[Entry, ...] = (
     Entry("desk.start", N_("To do"), P.START_VIEW),
     _ALLOCATIONS,
     Entry("bookings.index", N_("Bookings"), P.BOOKING_VIEW),
@@ -36,7 +36,7 @@ ENTERPRISE = (
     Entry("enterprises.members", N_("Members"), P.ENTERPRISE_VIEW),
     Entry("pools.index", N_("Pools and prices"), P.POOL_VIEW),
 )
-OPERATOR = (
+OPERATOR: tuple[Entry, ...] = (
     Entry("desk.start", N_("To decide"), P.START_VIEW),
     _ENTERPRISES,
     _ALLOCATIONS,
@@ -44,7 +44,7 @@ OPERATOR = (
     _CLUSTER,
     _PROGRAMMES,
 )
-FINANCE = (
+FINANCE: tuple[Entry, ...] = (
     Entry("desk.start", N_("This month"), P.START_VIEW),
     _STATEMENTS,
     _USAGE,
@@ -53,11 +53,27 @@ FINANCE = (
     _ENTERPRISES,
 )
 # Auditors, administrators and people with several bureau roles see both sides.
-BUREAU = (Entry("desk.start", N_("Start"), P.START_VIEW), _ENTERPRISES, _ALLOCATIONS, _QUEUE, _CLUSTER, _STATEMENTS)
+BUREAU: tuple[Entry, ...] = (
+    Entry("desk.start", N_("Start"), P.START_VIEW),
+    _ENTERPRISES,
+    _ALLOCATIONS,
+    _QUEUE,
+    _CLUSTER,
+    _STATEMENTS,
+)
 
 
 def entries_for(person: Person | None) -> list[Entry]:
     """What this person finds in the header, only pages that exist and may be opened."""
+    return _pages_of(person)[:MOST]
+
+
+def left_over(person: Person | None) -> list[Entry]:
+    """What did not fit into the header stands in the footer."""
+    return _pages_of(person)[MOST:]
+
+
+def _pages_of(person: Person | None) -> list[Entry]:
     if person is None:
         return []
     if not person.actor.is_bureau:
@@ -68,8 +84,7 @@ def entries_for(person: Person | None) -> list[Entry]:
         entries = FINANCE
     else:
         entries = BUREAU
-    found = [e for e in entries if e.endpoint in current_app.view_functions and person.actor.may(e.permission)]
-    return found[:MOST]
+    return [e for e in entries if e.endpoint in current_app.view_functions and person.actor.may(e.permission)]
 
 
 def is_current(entry: Entry) -> bool:

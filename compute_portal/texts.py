@@ -76,6 +76,10 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "Check it and book again.",
     "held-hours": "{held:hours} GPU-hours held, {left:hours} left",
     "approved-by-rule": "Up to {threshold:hours} GPU-hours: approved automatically",
+    "too-soon-to-decide": (
+        "Above {threshold:hours} GPU-hours an operator decides first. Choose a start more than {n:count} hour from now.",
+        "Above {threshold:hours} GPU-hours an operator decides first. Choose a start more than {n:count} hours from now.",
+    ),
     "nobody-decided": "Nobody decided in time; all hours were released",
     "booking-has-started": "This booking has started; stop it instead of cancelling.",
     "booking-not-started": "This booking has not started; cancel it instead of stopping.",
@@ -119,6 +123,15 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
         "{n:count} booking uses these nodes in that window. Choose other nodes or another time.",
         "{n:count} bookings use these nodes in that window. Choose other nodes or another time.",
     ),
+    "maintenance-planned": (
+        "{n:count} node is closed from {start:time} until {end:time}.",
+        "{n:count} nodes are closed from {start:time} until {end:time}.",
+    ),
+    "maintenance-cancelled": "The maintenance window is cancelled; its nodes may be booked.",
+    "not-node-numbers": "Write numbers and ranges like {example}, or “all”.",
+    "node-number-too-large": "The nodes of this pool are numbered 1 to {last:count}.",
+    "asked-the-scheduler": "The scheduler is asked and answers in its next round; the answer stands below.",
+    "tariff-set": "{pool} costs {price:money} per GPU-hour from {day:day} on.",
     # usage and statements
     "month-not-over": "{month:month} is not over yet.",
     "metering-incomplete": (

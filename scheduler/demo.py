@@ -27,8 +27,9 @@ from compute_portal.sentences import Refusal
 from compute_portal.signin.passwords import hash_password
 
 from . import cycle
+from .context import simulation
 from .town import Town
-from .virtual import VirtualTime, Wish, simulation
+from .virtual import VirtualTime, Wish
 
 PASSWORD = "harbour-lantern-2026"  # noqa: S105 - of the demo city alone; production refuses the city
 SEED = 20_260
@@ -115,7 +116,7 @@ def build(database: Database, policy: Policy, now: dt.datetime) -> None:
     town = _people_and_pools(database, start)
     chance = random.Random(SEED)  # noqa: S311 - a demo that is the same every time
     _allocations(town, start, now)
-    virtual = VirtualTime(simulation(database, policy, start), policy)
+    virtual = VirtualTime(simulation(database, policy), policy)
     _operators(town, virtual, start, now)
     virtual.run(_wishes(town, chance, start, now), start, now, lambda _n: None)
     _unfinished_business(town, policy, now)

@@ -29,9 +29,10 @@ from compute_portal.policy import Policy
 from compute_portal.statements import queries as statement_queries
 from compute_portal.usage import queries as usage_queries
 
+from .context import simulation
 from .town import Town
 from .trace import BadRow, Job, TraceError, read, read_shares
-from .virtual import Outcome, VirtualTime, Wish, simulation
+from .virtual import Outcome, VirtualTime, Wish
 
 START = clock.start_of_day(dt.date(2026, 1, 1))
 POOL = "Simulated"
@@ -83,7 +84,7 @@ def _simulate(options: argparse.Namespace, policy: Policy) -> int:
     longest = max(1, -(-max(job.walltime for job in jobs) // 3600))
     bookings = policy.bookings.model_copy(update={"flexible_longest_hours": longest})
     policy = policy.model_copy(update={"bookings": bookings})
-    context = simulation(database, policy, START)
+    context = simulation(database, policy)
     began = time.monotonic()
     with _progress(len(jobs)) as bar:
         virtual = VirtualTime(context, policy)

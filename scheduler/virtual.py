@@ -17,22 +17,13 @@ from compute_portal.access import Actor
 from compute_portal.bookings import queries as booking_queries
 from compute_portal.bookings import service as bookings
 from compute_portal.bookings.service import BookingRequest
-from compute_portal.db import Database, Session
+from compute_portal.db import Session
 from compute_portal.policy import Policy
 from compute_portal.sentences import Refusal
 from compute_portal.usage import queries as usage_queries
 
-from . import cycle, metering, timetable
-from .context import Context, open_context
-from .leader import Leader
-
-
-def simulation(database: Database, policy: Policy, now: dt.datetime) -> Context:
-    """The scheduler's context on a database of our own, without a clock and without access to hand over."""
-    leader = Leader(database)
-    if not leader.take(now):
-        raise RuntimeError("a scheduler is running on this database")
-    return open_context(database, leader, policy)
+from . import cycle, duties, metering
+from .context import Context
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +149,10 @@ class VirtualTime:
         self.outcome.started[booking_id] = now
         fixed = wish.asked.ends_at
         end = fixed if fixed is not None else now + dt.timedelta(seconds=wish.asked.seconds)
-        heapq.heappush(self._wakes, end)
         if wish.run_seconds is not None and now + dt.timedelta(seconds=wish.run_seconds) < end:
             heapq.heappush(self._stops, (now + dt.timedelta(seconds=wish.run_seconds), booking_id))
+        else:
+            heapq.heappush(self._wakes, end)
 
     def _plan_closing(self, month: str) -> None:
         _, end = clock.month_bounds(month)
@@ -169,7 +161,7 @@ class VirtualTime:
     def _close_months(self, now: dt.datetime) -> None:
         while self._closings and self._closings[0][0] <= now:
             _, month = self._closings.pop(0)
-            timetable.close_months(self.context, now)
+            duties.close_months(self.context, now)
             self._plan_closing(clock.next_month(month))
 
     def _count_open(self) -> int:

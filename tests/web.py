@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import html
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from flask.testing import FlaskClient
 from sqlalchemy import event
+from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
 from compute_portal import app as app_module
-from compute_portal import clock
+from compute_portal import clock, guard
 from compute_portal.app import create_app
 from compute_portal.db import Database
 from compute_portal.policy import Policy
@@ -137,3 +141,49 @@ class Queries:
 def rows_in(database: Database, table: type[Any]) -> int:
     with database.read_only() as session:
         return session.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+
+
+def set_now(app: Flask, now: dt.datetime) -> None:
+    """From here on it is `now` for this app, and for people who `sign_in`."""
+    if "test_now" not in app.extensions:
+        app.before_request_funcs.setdefault(None, []).insert(0, lambda: _turn_clock(app))
+    app.extensions["test_now"] = now
+
+
+def _turn_clock(app: Flask) -> None:
+    guard._state().now = app.extensions["test_now"]
+
+
+def sign_in(app: Flask, user_id: int, *, enterprise_id: int | None = None, language: str | None = None) -> FlaskClient:
+    """A client of somebody who is signed in, with a session row of its own."""
+    portal, now = app.extensions["portal"], app.extensions.get("test_now") or clock.now()
+
+    def begin(session: Session) -> str:
+        if language is not None:
+            session.execute(sa.update(User).where(User.id == user_id).values(language=language))
+        return service.start_session(
+            session, user_id, enterprise_id=enterprise_id, policy=portal.policy.sign_in, now=now
+        )
+
+    client = app.test_client()
+    client.set_cookie(
+        portal.settings.cookie_name, portal.database.transaction(begin), domain=portal.settings.public_host
+    )
+    return client
+
+
+def post(
+    client: FlaskClient, address: str, data: Mapping[str, Any] | None = None, *, page: str | None = None
+) -> TestResponse:
+    """Open `page` (default: the same address), take its token and form key, and send. What `data` names wins."""
+    shown = client.get(page or address).text
+    if _TOKEN.search(shown) is None or _KEY.search(shown) is None:
+        shown = client.get("/account").text
+    token, key = _TOKEN.search(shown), _KEY.search(shown)
+    assert token is not None and key is not None
+    return client.post(address, data={"csrf_token": token[1], "form_key": key[1]} | dict(data or {}))
+
+
+def words(response: TestResponse) -> str:
+    """The page's text without tags, blanks joined: easy to search for a sentence."""
+    return " ".join(plain(response).split())

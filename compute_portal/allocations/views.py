@@ -73,6 +73,7 @@ def _number(name: str) -> int | None:
 @allows(Permission.ALLOCATION_REQUEST)
 def new() -> ResponseReturnValue:
     form = RequestForm()
+    form.programme_id.choices = _choices()
     form.programme_id.data = http.args.get("programme_id")
     return _request_page(form)
 
@@ -113,8 +114,6 @@ def _choices() -> list[tuple[str, str]]:
 
 
 def _request_page(form: RequestForm) -> ResponseReturnValue:
-    if form.programme_id.choices is None:
-        form.programme_id.choices = _choices()
     opened = programmes.list_open(read(), clock.day_of(now()))
     hours = programmes.hours(read(), [programme.id for programme in opened])
     return show("allocations/request.html", form, programmes=opened, hours=hours)
@@ -126,6 +125,7 @@ def page(allocation_id: int) -> ResponseReturnValue:
     form = DecisionForm()
     if "awarded_hours" in http.args:  # the effects of another award; nothing is changed
         form.awarded_hours.process(http.args)
+        form.awarded_hours.errors = list(form.awarded_hours.process_errors)
     return _page(allocation_id, form)
 
 
@@ -138,7 +138,7 @@ def _page(allocation_id: int, form: DecisionForm) -> ResponseReturnValue:
     chosen = Bucket(bucket) if bucket in {known.value for known in BUCKETS} else None
     awarded = allocation.awarded_gpu_seconds is not None
     entries_page = paging.page_of(queries.count_entries(read(), allocation_id, chosen) if awarded else 0)
-    entries = queries.list_entries(read(), allocation_id, chosen, offset=entries_page.offset) if awarded else []
+    lines = queries.list_entries(read(), allocation_id, chosen, offset=entries_page.offset) if awarded else []
     people = [allocation.requested_by, allocation.decided_by, *(e.by_id for e in history)]
     deciding = allocation.state in WAITING and by.may(Permission.ALLOCATION_APPROVE)
     if form.awarded_hours.typed is None:
@@ -148,8 +148,8 @@ def _page(allocation_id: int, form: DecisionForm) -> ResponseReturnValue:
         form,
         row=row,
         history=history,
-        names=names_of(read(), people + [entry.entry.by_id for entry in entries]),
-        entries=entries,
+        names=names_of(read(), people + [line.entry.by_id for line in lines]),
+        lines=lines,
         page=entries_page,
         bucket=chosen,
         buckets=BUCKETS,

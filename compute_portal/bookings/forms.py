@@ -55,8 +55,8 @@ class BookingForm(PortalForm):
 
 
 class FixedForm(BookingForm):
-    starts_at = MomentField(N_("Start"), [Required()])
-    ends_at = MomentField(N_("End"), [Required()])
+    starts_at = MomentField(N_("Start time"), [Required()])
+    ends_at = MomentField(N_("End time"), [Required()])
     title = _title()
 
     def to_request(self) -> BookingRequest:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from .. import clock, units
-from ..access import Actor, Permission, must_see, require
+from ..access import SYSTEM, Actor, Permission, must_see, require
 from ..allocations.models import Allocation
 from ..allocations.states import AllocationState
 from ..db import lock
@@ -26,7 +26,7 @@ from ..policy import BookingPolicy
 from ..pools import queries as pool_queries
 from ..pools import service as pools
 from ..pools.availability import Availability, Placement
-from ..pools.models import Pool
+from ..pools.models import Limit, Node, Pool
 from ..pools.states import BookingUnit, InstructionVerb
 from ..programmes.models import Programme
 from ..sentences import NotFound, Refusal, Sentence
@@ -155,7 +155,7 @@ def submit(
         pools.changed(session, ground.pool)
     threshold = ground.programme.booking_approval_gpu_seconds
     if not _needs_approval(ground, booking.held_gpu_seconds):
-        _accept(session, booking, now=now, by=by, why=Sentence("approved-by-rule", threshold=threshold))
+        _accept(session, booking, now=now, by=SYSTEM, why=Sentence("approved-by-rule", threshold=threshold))
     return booking
 
 
@@ -291,18 +291,31 @@ def _not_own(booking: Booking, by: Actor) -> None:
 # -- the rules -----------------------------------------------------------------------------------------------------
 
 
-def _load(session: Session, asked: BookingRequest, by: Actor) -> _Ground:
-    allocation = must_see(session.get(Allocation, asked.allocation_id), by)
-    pool = session.get_one(Pool, allocation.pool_id)
-    limit, capacity = pool_queries.limit_and_capacity(session, allocation.enterprise_id, pool.id)
-    return _Ground(
-        allocation,
-        pool,
-        session.get_one(Programme, allocation.programme_id),
-        session.get_one(Enterprise, allocation.enterprise_id),
-        limit,
-        capacity,
+_GROUND = (
+    sa.select(
+        Allocation,
+        Pool,
+        Programme,
+        Enterprise,
+        sa.select(Limit.gpus)
+        .where(Limit.enterprise_id == Allocation.enterprise_id, Limit.pool_id == Allocation.pool_id)
+        .scalar_subquery(),
+        sa.select(sa.func.sum(Node.gpus)).where(Node.pool_id == Allocation.pool_id).scalar_subquery(),
     )
+    .join(Pool, Pool.id == Allocation.pool_id)
+    .join(Programme, Programme.id == Allocation.programme_id)
+    .join(Enterprise, Enterprise.id == Allocation.enterprise_id)
+    .where(Allocation.id == sa.bindparam("id"))
+)
+
+
+def _load(session: Session, asked: BookingRequest, by: Actor) -> _Ground:
+    """All of it in one query: every booking asks for it."""
+    row = session.execute(_GROUND, {"id": asked.allocation_id}).one_or_none()
+    must_see(None if row is None else row[0], by)
+    assert row is not None
+    allocation, pool, programme, enterprise, limit, capacity = row
+    return _Ground(allocation, pool, programme, enterprise, limit, capacity or 0)
 
 
 def _needed(asked: BookingRequest) -> int:
@@ -360,6 +373,10 @@ def _check_window(
         raise Refusal(Sentence("before-the-allocation", first=ground.allocation.starts_on), "starts_at")
     if end > ground.allocation.ends_at:
         raise Refusal(Sentence("after-the-allocation", last=ground.allocation.ends_on), "ends_at")
+    hours = policy.undecided_lapses_hours_before
+    if _needs_approval(ground, _needed(asked)) and start <= now + hours * clock.HOUR:
+        threshold = ground.programme.booking_approval_gpu_seconds
+        raise Refusal(Sentence("too-soon-to-decide", n=hours, threshold=threshold), "starts_at")
     mine = _own_fixed(session, ground)
     coming = sum(1 for booking in mine if booking.state in OPEN_FIXED)
     if coming >= policy.fixed_open_most:
@@ -411,7 +428,9 @@ def _check_flexible(ground: _Ground, asked: BookingRequest, policy: BookingPolic
             "not_before_at",
         )
     if earliest + dt.timedelta(seconds=seconds) > ground.allocation.ends_at:
-        raise Refusal(Sentence("run-past-allocation", last=ground.allocation.ends_on), "longest")
+        in_time_now = now + dt.timedelta(seconds=seconds) <= ground.allocation.ends_at
+        field = "not_before_at" if asked.not_before_at and in_time_now else "longest"
+        raise Refusal(Sentence("run-past-allocation", last=ground.allocation.ends_on), field)
 
 
 def _place(availability: Availability, ground: _Ground, asked: BookingRequest, policy: BookingPolicy) -> Placement:
@@ -456,7 +475,7 @@ def _prices(session: Session, ground: _Ground, asked: BookingRequest, now: dt.da
         price = book.at(asked.starts_at).price_micro_yuan
         amount = units.amount_micro_yuan(needed, price)
         return amount, amount, price
-    earliest = max(now, asked.not_before_at or now)
+    earliest = max(now, asked.not_before_at or now, ground.allocation.starts_at)
     prices = [tariff.price_micro_yuan for tariff in book.between(earliest, ground.allocation.ends_at)]
     return (
         units.amount_micro_yuan(needed, min(prices)),

@@ -131,7 +131,7 @@ def _form(kind: str | None, choices: list[Choice], proposed: dict[str, Any] | No
     form = FORMS[known](formdata=asked, data=proposed) if proposed else FORMS[known]()
     form.kind.data = known.value
     form.allocation_id.choices = [(choice.allocation.id, _label(choice)) for choice in choices]
-    if proposed and form.allocation_id.data not in dict(form.allocation_id.choices):
+    if proposed and form.allocation_id.data not in [choice.allocation.id for choice in choices]:
         form.allocation_id.data = proposed["allocation_id"]
     if proposed and isinstance(form, FixedForm) and "ends_at" not in asked and form.starts_at.data:
         form.ends_at.data = form.starts_at.data + dt.timedelta(seconds=proposed["longest"])
@@ -140,7 +140,7 @@ def _form(kind: str | None, choices: list[Choice], proposed: dict[str, Any] | No
 
 def _label(choice: Choice) -> str:
     programme = choice.programme
-    return gettext(language(), "%(programme)s · %(pool)s · %(hours)s GPU-hours left") % {
+    return gettext(language(), N_("%(programme)s · %(pool)s · %(hours)s GPU-hours left")) % {
         "programme": (language() == "en" and programme.name_en) or programme.name,
         "pool": choice.pool.name,
         "hours": hours(choice.available, language()),

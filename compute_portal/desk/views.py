@@ -10,19 +10,11 @@ from ..access import Permission, Role
 from ..enterprises import queries as enterprises
 from ..enterprises.states import LIFE, SIZE_NAMES
 from ..guard import actor, allows, now, portal, public, read
-from ..language import N_
+from ..language import WORDS
 from ..lifecycle import list_history
 from ..signin.queries import names_of
 from . import queries
 
-KINDS = {
-    "booking": N_("Booking"),
-    "allocation": N_("Allocation"),
-    "statement": N_("Statement"),
-    "enterprise": N_("Enterprise"),
-    "node": N_("Node"),
-    "maintenance": N_("Maintenance window"),
-}
 blueprint = Blueprint("desk", __name__, template_folder="templates")
 
 
@@ -60,7 +52,7 @@ def _bureau_start() -> ResponseReturnValue:
         admin=admin,
         count=sum(desk.count for desk in (operator, finance, admin) if desk is not None),
         names=names_of(session, seen),
-        kinds=KINDS,
+        kinds=WORDS,
         today=clock.day_of(at),
     )
 

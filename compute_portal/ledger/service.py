@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from ..access import Actor
@@ -50,7 +51,7 @@ class Leg:
 
 
 def open_accounts(session: Session, owner: str, buckets: Iterable[Bucket]) -> None:
-    """Create the owner's accounts; those that exist stay."""
+    """Create the owner's accounts; those that exist stay, also when another transaction creates them right now."""
     present = set(session.scalars(sa.select(LedgerAccount.bucket).where(LedgerAccount.owner == owner)))
     rows = [
         {"owner": owner, "bucket": bucket, "unit": Unit.GPU_SECONDS, "balance": 0}
@@ -58,7 +59,8 @@ def open_accounts(session: Session, owner: str, buckets: Iterable[Bucket]) -> No
         if bucket not in present
     ]
     if rows:
-        session.execute(sa.insert(LedgerAccount), rows)
+        insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+        session.execute(insert(LedgerAccount).values(rows).on_conflict_do_nothing())
 
 
 def lock_accounts(session: Session, *owners: str) -> dict[tuple[str, Bucket], Account]:
@@ -138,6 +140,7 @@ def fund(session: Session, programme_id: int, amount: int, *, reference: str, at
 def award(session: Session, programme_id: int, allocation_id: int, amount: int, *, at: dt.datetime, by: Actor) -> None:
     """programme.pool → allocation.available; an overdraft is repaid first. Refusal("pool-too-small") if the pool has less."""
     owner = allocation(allocation_id)
+    open_accounts(session, programme(programme_id), [Bucket.POOL])  # nobody may have funded it yet
     open_accounts(session, owner, ALLOCATION_BUCKETS)
     accounts = lock_accounts(session, programme(programme_id), owner)
     pool = accounts[programme(programme_id), Bucket.POOL]
@@ -230,13 +233,14 @@ def correct(
 ) -> None:
     """used → available: give back up to the amount of the charge it names. Refusal("correct-too-much") beyond that."""
     entry = session.get_one(LedgerEntry, entry_id)
+    owner = str(session.scalar(sa.select(LedgerAccount.owner).where(LedgerAccount.id == entry.to_account_id)))
+    accounts = lock_accounts(session, owner)
+    # Under the locks: two corrections of one charge are counted one after the other.
     given = session.scalar(
         sa.select(sa.func.coalesce(sa.func.sum(LedgerEntry.amount), 0)).where(LedgerEntry.corrects_id == entry_id)
     )
     left = entry.amount - int(given or 0)
     if entry.verb != "charge" or not 0 < amount <= left:
         raise Refusal(Sentence("correct-too-much", asked=amount, left=max(0, left)), field="amount")
-    owner = session.scalar(sa.select(LedgerAccount.owner).where(LedgerAccount.id == entry.to_account_id))
-    accounts = lock_accounts(session, str(owner))
-    used, available = accounts[str(owner), Bucket.USED], accounts[str(owner), Bucket.AVAILABLE]
+    used, available = accounts[owner, Bucket.USED], accounts[owner, Bucket.AVAILABLE]
     post(session, [Leg(reference, "correct", used, available, amount, why, entry_id)], at=at, by=by)

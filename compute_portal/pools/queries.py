@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from .. import clock
+from ..lifecycle import HistoryEntry
 from ..sentences import NotFound, Refusal, Sentence
-from .availability import FOREVER, Availability
-from .models import Limit, Maintenance, Node, Occupancy, Pool, Tariff
-from .states import MaintenanceState, NodeState
+from ..signin.models import User
+from .availability import FOREVER, HOUR, Availability, Hours
+from .models import Instruction, Limit, Maintenance, Node, NodeInterval, Occupancy, Pool, Tariff
+from .states import InstructionState, MaintenanceState, NodeState
 
 # Access is taken back within moments of an end; until it is, nobody new is let onto those GPUs.
 RELEASE_GRACE_SECONDS = 60
@@ -110,9 +113,7 @@ def load_availability(session: Session, pool: Pool, now: dt.datetime) -> Availab
     )
     rows = []
     for node_id, mask, starts_at, ends_at, fixed, released_at, stuck_at in occupied:
-        end = int(ends_at.timestamp())
-        if released_at is None:
-            end = FOREVER if stuck_at is not None else max(end, second + RELEASE_GRACE_SECONDS if end <= second else 0)
+        end = _taken_until(ends_at, released_at, stuck_at, second)
         rows.append((node_id, mask, int(starts_at.timestamp()), end, fixed))
     closed = [(id, second, FOREVER) for id, _gpus, state in nodes if state is not NodeState.UP]
     windows = session.execute(
@@ -128,6 +129,215 @@ def load_availability(session: Session, pool: Pool, now: dt.datetime) -> Availab
     )
 
 
+def _taken_until(
+    ends_at: dt.datetime, released_at: dt.datetime | None, stuck_at: dt.datetime | None, second: int
+) -> int:
+    """Until when the GPUs of an occupancy are not for others, as a Unix second."""
+    end = int(ends_at.timestamp())
+    if released_at is not None:
+        return end
+    if stuck_at is not None:
+        return FOREVER
+    return second + RELEASE_GRACE_SECONDS if end <= second else end
+
+
 def node_ids(session: Session, pool_id: int) -> list[int]:
     """In order of placement."""
     return list(session.scalars(sa.select(Node.id).where(Node.pool_id == pool_id).order_by(Node.position)))
+
+
+# -- pages ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """GPUs of one node that belong to a booking now, or later."""
+
+    node_id: int
+    booking_id: int
+    gpu_mask: int
+    starts_at: dt.datetime
+    ends_at: dt.datetime
+    until: int  # the Unix second from which others may have them
+
+    @property
+    def gpus(self) -> int:
+        return self.gpu_mask.bit_count()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One pool as its pages show it: nodes in order of placement, who uses them, planned windows that are not over."""
+
+    pool: Pool
+    now: dt.datetime
+    nodes: list[Node]
+    uses: list[Use]
+    windows: list[Maintenance]
+
+    @cached_property
+    def availability(self) -> Availability:
+        second = int(self.now.timestamp())
+        closed = [(node.id, second, FOREVER) for node in self.nodes if node.state is not NodeState.UP]
+        for window in self.windows:
+            span = int(window.starts_at.timestamp()), int(window.ends_at.timestamp())
+            closed += [(node_id, *span) for node_id in window.node_ids]
+        return Availability.from_rows(
+            [(node.id, node.gpus) for node in self.nodes],
+            [(use.node_id, use.gpu_mask, int(use.starts_at.timestamp()), use.until, 0) for use in self.uses],
+            closed,
+            unit=self.pool.booking_unit.value,
+        )
+
+    @property
+    def capacity(self) -> int:
+        """All GPUs, whatever the state of their nodes."""
+        return sum(node.gpus for node in self.nodes)
+
+    @cached_property
+    def free(self) -> int:
+        """GPUs that a booking could have this second."""
+        second = int(self.now.timestamp())
+        return sum(int(mask).bit_count() for mask in self.availability.free_masks(second, second + 1))
+
+    @cached_property
+    def in_use(self) -> int:
+        """GPUs that bookings have now, also those on nodes that drain."""
+        return sum(use.gpus for use in self.uses_now)
+
+    @property
+    def out_of_service(self) -> int:
+        """Neither free nor in use: on nodes that are down, drain, are taken out or under maintenance."""
+        return self.capacity - self.free - self.in_use
+
+    @property
+    def uses_now(self) -> list[Use]:
+        return [use for use in self.uses if use.starts_at <= self.now]
+
+    @property
+    def pflops(self) -> float:
+        """Dense FP16, of all GPUs."""
+        return self.capacity * self.pool.tflops_fp16_dense / 1000
+
+    def states(self) -> dict[NodeState, int]:
+        """How many nodes are in each state."""
+        found = dict.fromkeys(NodeState, 0)
+        for node in self.nodes:
+            found[node.state] += 1
+        return found
+
+    def by_hour(self, first: dt.datetime, hours: int) -> Hours:
+        return self.availability.by_hour(int(first.timestamp()), hours)
+
+    def free_gpu_seconds(self, hours: int) -> int:
+        """GPU-seconds that nobody has booked in the coming full hours."""
+        return int(self.by_hour(clock.ceil_hour(self.now), hours).free.sum()) * HOUR
+
+    def under_maintenance(self, first: dt.datetime, hours: int) -> list[bool]:
+        """For each hour from `first` whether a planned window touches it."""
+        spans = [(window.starts_at, window.ends_at) for window in self.windows]
+        return [
+            any(start < first + (i + 1) * clock.HOUR and end > first + i * clock.HOUR for start, end in spans)
+            for i in range(hours)
+        ]
+
+
+def pictures(session: Session, pools: Sequence[Pool], now: dt.datetime) -> list[Picture]:
+    """Three queries, however many pools there are."""
+    ids, second = [pool.id for pool in pools], int(now.timestamp())
+    nodes: dict[int, list[Node]] = {id: [] for id in ids}
+    uses: dict[int, list[Use]] = {id: [] for id in ids}
+    windows: dict[int, list[Maintenance]] = {id: [] for id in ids}
+    for node in session.scalars(sa.select(Node).where(Node.pool_id.in_(ids)).order_by(Node.position)):
+        nodes[node.pool_id].append(node)
+    for pool_id, node_id, booking_id, mask, starts_at, ends_at, released_at, stuck_at in session.execute(
+        sa.select(
+            Occupancy.pool_id,
+            Occupancy.node_id,
+            Occupancy.booking_id,
+            Occupancy.gpu_mask,
+            Occupancy.starts_at,
+            Occupancy.ends_at,
+            Occupancy.released_at,
+            Occupancy.stuck_at,
+        )
+        .where(Occupancy.pool_id.in_(ids), sa.or_(Occupancy.ends_at > now, Occupancy.released_at.is_(None)))
+        .order_by(Occupancy.starts_at, Occupancy.booking_id)
+    ):
+        until = _taken_until(ends_at, released_at, stuck_at, second)
+        uses[pool_id].append(Use(node_id, booking_id, mask, starts_at, ends_at, until))
+    for window in session.scalars(
+        sa.select(Maintenance)
+        .where(Maintenance.pool_id.in_(ids), Maintenance.state == MaintenanceState.PLANNED, Maintenance.ends_at > now)
+        .order_by(Maintenance.starts_at, Maintenance.id)
+    ):
+        windows[window.pool_id].append(window)
+    return [Picture(pool, now, nodes[pool.id], uses[pool.id], windows[pool.id]) for pool in pools]
+
+
+def get_node(session: Session, node_id: int) -> tuple[Node, Pool]:
+    row = session.execute(
+        sa.select(Node, Pool).join(Pool, Pool.id == Node.pool_id).where(Node.id == node_id)
+    ).one_or_none()
+    if row is None:
+        raise NotFound
+    return row[0], row[1]
+
+
+def list_uses(session: Session, node_id: int, now: dt.datetime) -> list[Use]:
+    """Bookings that have GPUs of the node now or later, in the order of their start."""
+    rows = session.scalars(
+        sa.select(Occupancy)
+        .where(Occupancy.node_id == node_id, sa.or_(Occupancy.ends_at > now, Occupancy.released_at.is_(None)))
+        .order_by(Occupancy.starts_at, Occupancy.booking_id)
+    )
+    second = int(now.timestamp())
+    return [
+        Use(
+            row.node_id,
+            row.booking_id,
+            row.gpu_mask,
+            row.starts_at,
+            row.ends_at,
+            _taken_until(row.ends_at, row.released_at, row.stuck_at, second),
+        )
+        for row in rows
+    ]
+
+
+def intervals_of(node_id: int) -> sa.Select[NodeInterval]:
+    """A node's states from when to when, newest first."""
+    return (
+        sa.select(NodeInterval)
+        .where(NodeInterval.node_id == node_id)
+        .order_by(NodeInterval.starts_at.desc(), NodeInterval.id.desc())
+    )
+
+
+def list_instructions(session: Session, node_ids: Sequence[int], *, unanswered: bool) -> list[Instruction]:
+    """What the scheduler was asked to do with these nodes, newest first: what it has not answered, or the last ten."""
+    query = sa.select(Instruction).where(Instruction.target_kind == "node", Instruction.target_id.in_(node_ids))
+    if unanswered:
+        query = query.where(Instruction.state.in_((InstructionState.WAITING, InstructionState.CLAIMED)))
+    return list(session.scalars(query.order_by(Instruction.id.desc()).limit(len(node_ids) if unanswered else 10)))
+
+
+def planned_by(session: Session, windows: Sequence[Maintenance]) -> dict[int, User]:
+    """Who planned each window. An erased person has an empty name; what the system planned is left out."""
+    rows = session.execute(
+        sa.select(HistoryEntry.subject_id, User)
+        .join(User, User.id == HistoryEntry.by_id)
+        .where(
+            HistoryEntry.kind == Maintenance.LIFE.kind,
+            HistoryEntry.verb == "plan",
+            HistoryEntry.subject_id.in_([window.id for window in windows]),
+        )
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def get_window(session: Session, window_id: int) -> Maintenance:
+    window = session.get(Maintenance, window_id)
+    if window is None:
+        raise NotFound
+    return window

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
 from .. import clock
 from ..access import Actor, Columns, visible
-from ..bookings.models import Booking
+from ..bookings.models import Attempt, Booking
+from ..enterprises import queries as enterprises
 from ..enterprises.models import Enterprise
-from ..ledger.models import LedgerEntry
+from ..ledger.models import Bucket, LedgerAccount, LedgerEntry
 from ..pools.models import Pool, Tariff
+from ..sentences import NotFound
 from ..signin.models import User
 from .models import Charge, UsageRecord
 
@@ -22,84 +27,121 @@ PAGE = 25
 
 @dataclass(frozen=True, slots=True)
 class Which:
-    """The part of the usage that a page shows. `month` is 'YYYY-MM'; the rest narrows it."""
+    """The part of the usage that a page shows; None leaves it open.
 
-    month: str
+    `month` is the month of use, 'YYYY-MM'. The last three say what the charge became: with a booking they are exactly
+    one line of a statement.
+    """
+
+    month: str | None = None
     enterprise_id: int | None = None
     day: dt.date | None = None
     pool_id: int | None = None
     user_id: int | None = None
     booking_id: int | None = None
-
-    @property
-    def days(self) -> tuple[dt.date, dt.date]:
-        """First day of the month and of the next one, in Shanghai."""
-        start, end = clock.month_bounds(self.month)
-        return clock.day_of(start), clock.day_of(end)
+    billed_in: str | None = None
+    tariff_id: int | None = None
+    adjustment: bool | None = None
 
 
 def _narrow(query: sa.Select[*Columns], which: Which, by: Actor) -> sa.Select[*Columns]:
-    first, after = which.days
+    """The query has UsageRecord joined with its Charge."""
     query = visible(query, UsageRecord.enterprise_id, by)
-    query = query.where(UsageRecord.day_on >= first, UsageRecord.day_on < after)
+    if which.month is not None:
+        start, end = clock.month_bounds(which.month)
+        query = query.where(UsageRecord.day_on >= clock.day_of(start), UsageRecord.day_on < clock.day_of(end))
     for column, value in (
         (UsageRecord.enterprise_id, which.enterprise_id),
         (UsageRecord.day_on, which.day),
         (UsageRecord.pool_id, which.pool_id),
         (UsageRecord.user_id, which.user_id),
         (UsageRecord.booking_id, which.booking_id),
+        (Charge.billed_in, which.billed_in),
+        (Charge.tariff_id, which.tariff_id),
+        (Charge.adjustment, which.adjustment),
     ):
         if value is not None:
             query = query.where(column == value)
     return query
 
 
+def _charged(*columns: Any) -> sa.Select[Any]:
+    return sa.select(*columns).select_from(UsageRecord).join(Charge, Charge.usage_record_id == UsageRecord.id)
+
+
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """GPU-seconds of a month: by day, by pool (id, name), by member (id, name, name_en), and in all."""
+    """GPU-seconds by day, by pool (id, name; most used first), and in all."""
 
-    by_day: list[tuple[dt.date, int]]
+    by_day: dict[dt.date, int]
     by_pool: list[tuple[int, str, int]]
-    by_member: list[tuple[int | None, str | None, str | None, int]]
     total: int
 
 
 def sums(session: Session, which: Which, by: Actor) -> Sums:
-    """Three queries, whatever the month holds."""
+    """One query, whatever the month holds."""
     total = sa.func.sum(UsageRecord.gpu_seconds)
-    days = session.execute(
-        _narrow(sa.select(UsageRecord.day_on, total), which, by)
-        .group_by(UsageRecord.day_on)
-        .order_by(UsageRecord.day_on)
-    )
-    pools = session.execute(
-        _narrow(sa.select(Pool.id, Pool.name, total).join(Pool, Pool.id == UsageRecord.pool_id), which, by)
-        .group_by(Pool.id, Pool.name)
-        .order_by(total.desc())
-    )
-    members = session.execute(
+    rows = session.execute(
         _narrow(
-            sa.select(User.id, User.name, User.name_en, total)
-            .select_from(UsageRecord)
-            .outerjoin(User, User.id == UsageRecord.user_id),
+            _charged(UsageRecord.day_on, Pool.id, Pool.name, total).join(Pool, Pool.id == UsageRecord.pool_id),
             which,
             by,
         )
-        .group_by(User.id, User.name, User.name_en)
-        .order_by(total.desc())
+        .group_by(UsageRecord.day_on, Pool.id, Pool.name)
+        .order_by(UsageRecord.day_on)
     )
-    by_day = [(day, int(seconds)) for day, seconds in days]
-    return Sums(
-        by_day,
-        [(id, name, int(seconds)) for id, name, seconds in pools],
-        [(id, name, name_en, int(seconds)) for id, name, name_en, seconds in members],
-        sum(seconds for _, seconds in by_day),
+    by_day: dict[dt.date, int] = {}
+    by_pool: dict[tuple[int, str], int] = {}
+    for day, pool_id, name, seconds in rows:
+        by_day[day] = by_day.get(day, 0) + int(seconds)
+        by_pool[pool_id, name] = by_pool.get((pool_id, name), 0) + int(seconds)
+    pools = sorted(((id, name, seconds) for (id, name), seconds in by_pool.items()), key=lambda row: -row[2])
+    return Sums(by_day, pools, sum(by_day.values()))
+
+
+def sums_by_member(session: Session, which: Which, by: Actor) -> list[tuple[User | None, int]]:
+    """GPU-seconds of each person of an enterprise, most first; None is what nobody submitted."""
+    total = sa.func.sum(UsageRecord.gpu_seconds)
+    rows = session.execute(
+        _narrow(_charged(User, total).outerjoin(User, User.id == UsageRecord.user_id), which, by)
+        .group_by(User.id)
+        .order_by(total.desc(), User.id)
     )
+    return [(user, int(seconds)) for user, seconds in rows]
+
+
+def count_enterprises(session: Session, which: Which, by: Actor, find: str = "") -> int:
+    """How many enterprises used something."""
+    query = _found(_narrow(_charged(sa.func.count(sa.distinct(UsageRecord.enterprise_id))), which, by), find)
+    return int(session.scalar(query) or 0)
+
+
+def sums_by_enterprise(
+    session: Session, which: Which, by: Actor, find: str = "", *, offset: int = 0
+) -> list[tuple[Enterprise, int]]:
+    """GPU-seconds of each enterprise, most first, one page."""
+    total = sa.func.sum(UsageRecord.gpu_seconds)
+    query = _charged(Enterprise, total).join(Enterprise, Enterprise.id == UsageRecord.enterprise_id)
+    rows = session.execute(
+        _found(_narrow(query, which, by), find)
+        .group_by(Enterprise.id)
+        .order_by(total.desc(), Enterprise.id)
+        .limit(PAGE)
+        .offset(offset)
+    )
+    return [(enterprise, int(seconds)) for enterprise, seconds in rows]
+
+
+def _found(query: sa.Select[*Columns], find: str) -> sa.Select[*Columns]:
+    if not find:
+        return query
+    ids = enterprises.every_enterprise(find).with_only_columns(Enterprise.id).order_by(None)
+    return query.where(UsageRecord.enterprise_id.in_(ids))
 
 
 @dataclass(frozen=True, slots=True)
 class RecordRow:
-    """A usage record with what it became: its charge, its price, its booking."""
+    """A usage record with what it became: its charge, its price, its booking, and the attempt it was metered from."""
 
     record: UsageRecord
     charge: Charge
@@ -107,64 +149,71 @@ class RecordRow:
     booking: Booking
     pool: Pool
     enterprise: Enterprise
+    attempt: Attempt
 
 
-def list_records(session: Session, which: Which, by: Actor, *, page: int = 1) -> tuple[list[RecordRow], int, int]:
-    """One page oldest first, how many records there are in all, and their GPU-seconds."""
-    joined = (
-        sa.select(UsageRecord, Charge, Tariff, Booking, Pool, Enterprise)
-        .join(Charge, Charge.usage_record_id == UsageRecord.id)
+def _rows(which: Which, by: Actor) -> sa.Select[Any]:
+    query = (
+        _charged(UsageRecord, Charge, Tariff, Booking, Pool, Enterprise, Attempt)
         .join(Tariff, Tariff.id == Charge.tariff_id)
         .join(Booking, Booking.id == UsageRecord.booking_id)
         .join(Pool, Pool.id == UsageRecord.pool_id)
         .join(Enterprise, Enterprise.id == UsageRecord.enterprise_id)
+        .join(Attempt, Attempt.id == UsageRecord.attempt_id)
     )
-    query = _narrow(joined, which, by).order_by(UsageRecord.starts_at, UsageRecord.id)
-    rows = session.execute(query.limit(PAGE).offset((page - 1) * PAGE))
+    return _narrow(query, which, by)
+
+
+def count_records(session: Session, which: Which, by: Actor) -> tuple[int, int]:
+    """How many records there are, and their GPU-seconds."""
     count, seconds = session.execute(
-        _narrow(sa.select(sa.func.count(), sa.func.sum(UsageRecord.gpu_seconds)), which, by)
+        _narrow(_charged(sa.func.count(), sa.func.sum(UsageRecord.gpu_seconds)), which, by)
     ).one()
-    return [RecordRow(*row) for row in rows], int(count), int(seconds or 0)
+    return int(count), int(seconds or 0)
 
 
-def find_record(session: Session, record_id: int, by: Actor) -> RecordRow | None:
-    row = session.execute(
-        visible(
-            sa.select(UsageRecord, Charge, Tariff, Booking, Pool, Enterprise)
-            .join(Charge, Charge.usage_record_id == UsageRecord.id)
-            .join(Tariff, Tariff.id == Charge.tariff_id)
-            .join(Booking, Booking.id == UsageRecord.booking_id)
-            .join(Pool, Pool.id == UsageRecord.pool_id)
-            .join(Enterprise, Enterprise.id == UsageRecord.enterprise_id)
-            .where(UsageRecord.id == record_id),
-            UsageRecord.enterprise_id,
-            by,
-        )
-    ).one_or_none()
-    return None if row is None else RecordRow(*row)
+def list_records(session: Session, which: Which, by: Actor, *, offset: int = 0) -> list[RecordRow]:
+    """One page, oldest first."""
+    query = _rows(which, by).order_by(UsageRecord.starts_at, UsageRecord.id)
+    return [RecordRow(*row) for row in session.execute(query.limit(PAGE).offset(offset))]
 
 
-def ledger_entries_of(session: Session, record_id: int) -> list[LedgerEntry]:
-    """Where the record's hours came from: the hold, the rest of the allocation, or overdraft."""
-    return list(
-        session.scalars(
-            sa.select(LedgerEntry).where(LedgerEntry.reference == f"usage:{record_id}").order_by(LedgerEntry.leg)
-        )
+def every_record(session: Session, which: Which, by: Actor) -> Iterator[RecordRow]:
+    """All of them, oldest first, a thousand in memory at a time: for files."""
+    query = _rows(which, by).order_by(UsageRecord.starts_at, UsageRecord.id)
+    for row in session.execute(query, execution_options={"yield_per": 1000}):
+        yield RecordRow(*row)
+
+
+def get_record(session: Session, record_id: int, by: Actor) -> RecordRow:
+    row = session.execute(_rows(Which(), by).where(UsageRecord.id == record_id)).one_or_none()
+    if row is None:
+        raise NotFound
+    return RecordRow(*row)
+
+
+def ledger_entries_of(session: Session, record_id: int) -> list[tuple[LedgerEntry, Bucket, Bucket]]:
+    """Where the record's hours came from (the hold, the rest of the allocation, or overdraft) and where they went."""
+    source, target = orm.aliased(LedgerAccount), orm.aliased(LedgerAccount)
+    rows = session.execute(
+        sa.select(LedgerEntry, source.bucket, target.bucket)
+        .join(source, source.id == LedgerEntry.from_account_id)
+        .join(target, target.id == LedgerEntry.to_account_id)
+        .where(LedgerEntry.reference == f"usage:{record_id}")
+        .order_by(LedgerEntry.leg)
     )
+    return [(entry, before, after) for entry, before, after in rows]
 
 
-def list_months(session: Session, by: Actor) -> list[str]:
-    """Months with usage, newest first: all from that of the first record to that of the last."""
-    day = visible(sa.select(UsageRecord.day_on), UsageRecord.enterprise_id, by).limit(1)
-    first = session.scalar(day.order_by(UsageRecord.day_on))
-    last = session.scalar(day.order_by(UsageRecord.day_on.desc()))
-    if first is None or last is None:
-        return []
-    months, month = [], f"{last:%Y-%m}"
-    while month >= f"{first:%Y-%m}":
-        months.append(month)
-        month = clock.previous_month(month)
-    return months
+def find_months(session: Session, which: Which, by: Actor) -> tuple[str, str] | None:
+    """The first and the last month with usage of this enterprise, or of all that the actor may see."""
+    query = visible(
+        sa.select(sa.func.min(UsageRecord.day_on), sa.func.max(UsageRecord.day_on)), UsageRecord.enterprise_id, by
+    )
+    if which.enterprise_id is not None:
+        query = query.where(UsageRecord.enterprise_id == which.enterprise_id)
+    first, last = session.execute(query).one()
+    return None if first is None else (f"{first:%Y-%m}", f"{last:%Y-%m}")
 
 
 def last_month(session: Session) -> str | None:

@@ -6,14 +6,17 @@ import datetime as dt
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
-from compute_portal import units
+from compute_portal import clock, units
+from compute_portal.allocations.models import Allocation
 from compute_portal.bookings import service
 from compute_portal.bookings.models import Booking
 from compute_portal.bookings.states import BookingKind, BookingState
 from compute_portal.ledger.queries import balance
 from compute_portal.lifecycle import list_history
 from compute_portal.policy import Policy
+from compute_portal.pools import service as pools
 from compute_portal.pools.models import Occupancy
 from compute_portal.sentences import NotFound, Refusal
 from tests.cast import HOUR, NOW, Cast
@@ -157,3 +160,51 @@ def test_a_price_that_changed_while_deciding_refuses_the_booking(cast: Cast, pol
         )
     assert refused.value.sentence.id == "price-changed"
     assert asked.kind is BookingKind.FIXED
+
+
+def test_an_automatic_approval_is_the_systems_and_not_the_requesters(cast: Cast, policy: Policy) -> None:
+    booking_id = cast.submit(cast.flexible(), policy.bookings)
+    with cast.database.read_only() as session:
+        approved, submitted = list_history(session, Booking.LIFE, booking_id)
+        assert (approved.verb, approved.by_id) == ("approve", None)
+        assert (submitted.verb, submitted.by_id) == ("submit", cast.member.user_id)
+
+
+def test_a_booking_that_needs_an_operator_leaves_the_time_to_decide(cast: Cast, policy: Policy) -> None:
+    large = {"gpus": 16, "hours": 200}
+    hours = policy.bookings.undecided_lapses_hours_before
+    with pytest.raises(Refusal) as refused:
+        cast.submit(cast.fixed(**large, start_in=hours), policy.bookings)  # type: ignore[arg-type]
+    assert (refused.value.sentence.id, refused.value.field) == ("too-soon-to-decide", "starts_at")
+    cast.submit(cast.fixed(**large, start_in=hours + 1), policy.bookings)  # type: ignore[arg-type]
+    cast.submit(cast.fixed(gpus=1, start_in=hours, hours=1), policy.bookings)
+
+
+def test_a_late_earliest_start_is_blamed_when_it_and_not_the_length_passes_the_allocations_end(
+    cast: Cast, policy: Policy
+) -> None:
+    late = clock.end_of_day(clock.day_of(NOW) + dt.timedelta(days=50)) - HOUR
+    with cast.database.read_only() as session:
+        last = session.get_one(Allocation, cast.allocation).ends_at
+    with pytest.raises(Refusal) as refused:
+        cast.submit(cast.flexible(hours=300, not_before_at=late), policy.bookings)
+    assert late < last and (refused.value.sentence.id, refused.value.field) == ("run-past-allocation", "not_before_at")
+    with pytest.raises(Refusal) as refused:
+        cast.submit(cast.flexible(hours=300), policy.bookings, now=late)
+    assert (refused.value.sentence.id, refused.value.field) == ("run-past-allocation", "longest")
+
+
+def test_the_range_of_a_flexible_price_begins_with_the_allocation(cast: Cast, policy: Policy) -> None:
+    first = clock.day_of(NOW) + dt.timedelta(days=10)
+
+    def dearer_from_then(session: Session) -> None:
+        session.get_one(Allocation, cast.allocation).starts_on = first
+        pools.set_tariff(
+            session, cast.pool, from_on=first, price_micro_yuan=units.parse_yuan("20"), by=cast.finance, now=NOW
+        )
+
+    cast.database.transaction(dearer_from_then)
+    with cast.database.read_only() as session:
+        asked = cast.flexible(gpus=1, hours=1)
+        quote = service.quote(session, asked, by=cast.member, policy=policy.bookings, now=NOW)
+    assert quote.price_micro_yuan == quote.lowest_micro_yuan == quote.highest_micro_yuan == units.parse_yuan("20")
