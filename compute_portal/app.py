@@ -25,9 +25,9 @@ from config.settings import Settings
 
 from . import badges, clock, guard, language, navigation, schema
 from .access import Role
-from .cli import register_cli
 from .allocations.views import blueprint as allocations
 from .bookings.views import blueprint as bookings
+from .cli import register_cli
 from .db import Database
 from .desk.models import Leader
 from .desk.views import blueprint as desk
@@ -36,12 +36,27 @@ from .forms import a_form_key
 from .guard import Portal, public
 from .language import HTML_LANG, N_
 from .policy import Policy, load_policy
+from .pools.views import blueprint as pools
+from .pools.views import tariffs
 from .programmes.views import blueprint as programmes
 from .sentences import NotFound, Refusal, Sentence
 from .signin.views import blueprint as signin
+from .statements.views import blueprint as statements
+from .usage.views import blueprint as usage
 
 # The one list of features. A new one is added here and nowhere else.
-FEATURES: list[Blueprint] = [signin, bookings, allocations, desk, enterprises, programmes]
+FEATURES: list[Blueprint] = [
+    signin,
+    bookings,
+    allocations,
+    desk,
+    enterprises,
+    programmes,
+    pools,
+    tariffs,
+    usage,
+    statements,
+]
 
 HEADERS = {
     "Content-Security-Policy": (

@@ -6,6 +6,7 @@ import datetime as dt
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, Protocol, cast
 
 import sqlalchemy as sa
@@ -55,6 +56,9 @@ class HistoryEntry(Base):
     __table_args__ = (sa.Index("ix_history_entries_subject", "kind", "subject_id", "id"),)
 
 
+_INSERT_HISTORY = sa.insert(cast(sa.Table, HistoryEntry.__table__))
+
+
 def begin(
     session: Session, thing: HasLife, *, verb: str, at: dt.datetime, by: Actor, why: Sentence | None = None
 ) -> None:
@@ -94,38 +98,42 @@ def move_to(
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One of many moves of one kind. `values` are columns that change with the state."""
+    """One of many moves of one kind. `whys` go with the steps; `values` are columns that change with the state."""
 
     id: int
     before: Any
     at: dt.datetime
-    why: Sentence | None = None
+    whys: tuple[Sentence | None, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
 def move_all(
-    session: Session, model: type[HasLife], moves: Sequence[Move], state: enum.StrEnum, *, verb: str, by: Actor
+    session: Session, model: type[HasLife], moves: Sequence[Move], *steps: tuple[enum.StrEnum, str], by: Actor
 ) -> None:
-    """`move_to` for many rows of one table in two statements. All of `moves` name the same `values`.
+    """`move_to` for many rows of one table in two statements, also through several states at one instant.
 
-    The caller has locked the rows and read `before` under the lock. Raises Refusal("no-such-move" | "moved-meanwhile").
+    Each step is (state, verb). All of `moves` name the same `values`. The caller has locked the rows and read `before`
+    under the lock. Raises Refusal("no-such-move" | "moved-meanwhile").
     """
     if not moves:
         return
     life = model.LIFE
+    history = []
     for move in moves:
-        if not life.allows(move.before, state):
-            raise Refusal(Sentence("no-such-move", kind=life.kind, before=str(move.before), verb=verb))
-    table = cast(sa.Table, model.__table__)  # type: ignore[attr-defined]
-    columns = {name: sa.bindparam(f"new_{name}", type_=table.c[name].type) for name in moves[0].values}
+        before = move.before
+        whys = move.whys + (None,) * len(steps)
+        for (state, verb), why in zip(steps, whys, strict=False):
+            if not life.allows(before, state):
+                raise Refusal(Sentence("no-such-move", kind=life.kind, before=str(before), verb=verb))
+            history.append(_row(life, move.id, verb, before, state, move.at, by, why, None))
+            before = state
     moved = session.execute(
-        sa.update(table)
-        .where(table.c.id == sa.bindparam("this_id"), table.c.state == sa.bindparam("this_state"))
-        .values(state=state, **columns),
+        _move_statement(cast(sa.Table, model.__table__), tuple(moves[0].values)),  # type: ignore[attr-defined]
         [
             {
                 "this_id": move.id,
                 "this_state": move.before,
+                "new_state": steps[-1][0],
                 **{f"new_{name}": value for name, value in move.values.items()},
             }
             for move in moves
@@ -133,21 +141,15 @@ def move_all(
     )
     if moved.rowcount != len(moves):  # type: ignore[attr-defined]
         raise Refusal(Sentence("moved-meanwhile", kind=life.kind))
-    session.execute(
-        sa.insert(HistoryEntry),
-        [
-            {
-                "kind": life.kind,
-                "subject_id": move.id,
-                "verb": verb,
-                "before": str(move.before),
-                "after": str(state),
-                "at": move.at,
-                "by_id": by.user_id,
-                "why": None if move.why is None else move.why.to_json(),
-            }
-            for move in moves
-        ],
+    session.execute(_INSERT_HISTORY, history)
+
+
+@cache
+def _move_statement(table: sa.Table, names: tuple[str, ...]) -> sa.Update:
+    return (
+        sa.update(table)
+        .where(table.c.id == sa.bindparam("this_id"), table.c.state == sa.bindparam("this_state"))
+        .values({name: sa.bindparam(f"new_{name}") for name in ("state", *names)})
     )
 
 
@@ -169,19 +171,31 @@ def _write(
     why: Sentence | None,
     note: str | None,
 ) -> None:
-    session.execute(
-        sa.insert(HistoryEntry).values(
-            kind=thing.LIFE.kind,
-            subject_id=thing.id,
-            verb=verb,
-            before=None if before is None else str(before),
-            after=str(after),
-            at=at,
-            by_id=by.user_id,
-            why=None if why is None else why.to_json(),
-            note=note,
-        )
-    )
+    session.execute(_INSERT_HISTORY, [_row(thing.LIFE, thing.id, verb, before, after, at, by, why, note)])
+
+
+def _row(
+    life: Lifecycle,
+    subject_id: int,
+    verb: str,
+    before: str | None,
+    after: str,
+    at: dt.datetime,
+    by: Actor,
+    why: Sentence | None,
+    note: str | None,
+) -> dict[str, Any]:
+    return {
+        "kind": life.kind,
+        "subject_id": subject_id,
+        "verb": verb,
+        "before": None if before is None else str(before),
+        "after": str(after),
+        "at": at,
+        "by_id": by.user_id,
+        "why": None if why is None else why.to_json(),
+        "note": note,
+    }
 
 
 def list_history(session: Session, life: Lifecycle, subject_id: int, limit: int = 100) -> list[HistoryEntry]:

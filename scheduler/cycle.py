@@ -22,26 +22,45 @@ import datetime as dt
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from compute_portal.access import Actor
+from compute_portal.allocations.models import Allocation
+from compute_portal.allocations.states import AllocationState
 from compute_portal.bookings import attempts
-from compute_portal.bookings.attempts import HandOver, ToDo
+from compute_portal.bookings.attempts import HandOver, Step, ToDo
+from compute_portal.bookings.models import Booking
+from compute_portal.bookings.states import BookingKind, BookingState
 from compute_portal.enterprises import queries as enterprise_queries
 from compute_portal.pools import service as pools
-from compute_portal.pools.models import Instruction, Node
-from compute_portal.pools.states import InstructionState, InstructionVerb, NodeState
-from compute_portal.sentences import NotFound, Refusal, Sentence
+from compute_portal.pools.models import Instruction, Limit, Node, Occupancy, Pool
+from compute_portal.pools.states import BookingUnit, InstructionState, InstructionVerb, NodeState
+from compute_portal.programmes.models import EnterpriseShare, Programme
+from compute_portal.sentences import Refusal, Sentence
 from scheduler import news, recovery
 from scheduler.access_hook import AccessHook, Answer, Call
 from scheduler.context import BATCH, OUT_OF_REACH, Context, in_batches
-from scheduler.engines import LeaseState
+from scheduler.engines import EnginePolicy, FixedBooking, LeaseState, Share
 from scheduler.phases import phase
 
 log = logging.getLogger(__name__)
+INSTRUCTIONS = cast(sa.Table, Instruction.__table__)
 OPEN = (InstructionState.WAITING, InstructionState.CLAIMED)
+OPEN_INSTRUCTIONS = sa.select(Instruction.id).where(Instruction.state.in_(OPEN)).order_by(Instruction.id)
+
+
+CLAIM = (
+    sa.update(INSTRUCTIONS)
+    .where(INSTRUCTIONS.c.id.in_(sa.bindparam("ids", expanding=True)), INSTRUCTIONS.c.state.in_(OPEN))
+    .values(state=InstructionState.CLAIMED)
+    .returning(
+        INSTRUCTIONS.c.id, INSTRUCTIONS.c.verb, INSTRUCTIONS.c.target_id, INSTRUCTIONS.c.by_id, INSTRUCTIONS.c.why
+    )
+)
 
 
 @dataclass
@@ -57,14 +76,21 @@ class _Work:
     """What waits for this round, read at once."""
 
     instructions: list[int]
-    unrecorded: list[HandOver]
     to_hand_over: list[int]
     missed: list[int]
-    to_do: list[ToDo]
+    steps: dict[Step, list[ToDo]]
 
 
 def run(context: Context, now: dt.datetime) -> Result:
     """Raises when the database or the engine is out of reach; the next round then finds what was left."""
+    try:
+        return _run(context, now)
+    except BaseException:
+        context.observed_at = None  # what the engine did may not be written: look at everything again
+        raise
+
+
+def _run(context: Context, now: dt.datetime) -> Result:
     result = Result()
     context.leader.heartbeat(now)
     if context.observed_at is None and not recovery.run(context, now):
@@ -73,14 +99,14 @@ def run(context: Context, now: dt.datetime) -> Result:
     work = round.look()
     round.follow_instructions(work.instructions)
     round.close_missed(work.missed)
-    round.hand_over(work.unrecorded, work.to_hand_over)
-    round.withdraw([todo.key for todo in work.to_do if todo.outcome is None and not todo.placed])
+    round.hand_over(bool(work.steps[Step.HAND_OVER]), work.to_hand_over)
+    round.withdraw([todo.key for todo in work.steps[Step.WITHDRAW]])
     with phase("advance"):
-        context.engine.advance(now)
+        round.news |= context.engine.advance(now)
     round.record()
-    round.take_access_back(any(todo.outcome is not None for todo in work.to_do))
+    round.take_access_back(bool(work.steps[Step.REVOKE]))
     with phase("place"):
-        context.engine.place(now)
+        round.news |= context.engine.place(now)
     round.record()
     round.give_access()
     round.remember()
@@ -97,65 +123,75 @@ class _Round:
         self.since = min(since, now)  # a wall clock that was set back
         self.applied: set[tuple[str, LeaseState]] = set()
         self.all_written = True
+        self.news = False  # the engine may have something to tell
 
     def look(self) -> _Work:
         with self.context.database.read_only() as session:
-            return _Work(
-                list(session.scalars(sa.select(Instruction.id).where(Instruction.state.in_(OPEN)))),
-                attempts.list_unrecorded(session),
-                attempts.list_to_hand_over(session, self.now),
-                attempts.list_missed(session, self.now),
-                attempts.list_to_do(session),
-            )
+            steps: dict[Step, list[ToDo]] = {step: [] for step in Step}
+            for todo in attempts.list_to_do(session):
+                steps[todo.step].append(todo)
+            to_hand_over, missed = attempts.list_waiting(session, self.now)
+            return _Work(list(session.scalars(OPEN_INSTRUCTIONS)), to_hand_over, missed, steps)
 
     # -- instructions -------------------------------------------------------------------------------------------------
 
     def follow_instructions(self, ids: Sequence[int]) -> None:
-        for id in sorted(ids):
-            with phase("instruction"):
+        """Stops go to the engine together; a node's change is one of its own. What fails is tried again next round."""
+        if not ids:
+            return
+        with phase("instruction"):
+            claimed, keys = self.context.transact(lambda session: _claim(session, ids))
+            stops = [one for one in claimed if one.verb is InstructionVerb.STOP]
+            if stops:
                 try:
-                    self._follow(id)
+                    self._stop(stops, keys)
                 except OUT_OF_REACH:
                     raise
                 except Exception:
-                    log.exception("instruction failed, the next round tries again", extra={"instruction": id})
+                    log.exception("stop failed", extra={"bookings": [one.target_id for one in stops]})
+            for one in claimed:
+                if one.verb is not InstructionVerb.STOP:
+                    self._change_node(one)
 
-    def _follow(self, id: int) -> None:
-        claimed = self.context.transact(lambda session: _claim(session, id))
-        if claimed is None:
-            return
-        verb, target_id, by, why = claimed
-        try:
-            if verb is InstructionVerb.STOP:
-                answer = self._stop(target_id)
-            else:
-                answer = self._change_node(verb, target_id, by, why)
-            done = True
-        except (Refusal, NotFound) as refusal:
-            answer = refusal.sentence if isinstance(refusal, Refusal) else Sentence("nothing-to-stop")
-            done = False
-        self.context.transact(lambda session: pools.answer(session, id, answer, done=done, now=self.now))
+    def _stop(self, stops: Sequence[Claimed], keys: dict[int, str]) -> None:
+        if keys:
+            self.context.engine.stop(list(keys.values()), self.now)
+            self.news = True
 
-    def _stop(self, booking_id: int) -> Sentence:
-        with self.context.database.read_only() as session:
-            key = attempts.find_under_way(session, booking_id)
-        if key is None:
-            return Sentence("nothing-to-stop")
-        self.context.engine.stop([key], self.now)
-        return Sentence("stopped")
+        def answer(session: Session) -> None:
+            for one in stops:
+                told = Sentence("stopped" if one.target_id in keys else "nothing-to-stop")
+                pools.answer(session, one.id, told, done=True, now=self.now)
 
-    def _change_node(self, verb: InstructionVerb, node_id: int, by: Actor, why: str | None) -> Sentence:
-        in_service = verb is InstructionVerb.RESUME
+        self.context.transact(answer)
+
+    def _change_node(self, one: Claimed) -> None:
+        in_service = one.verb is InstructionVerb.RESUME
         state = NodeState.UP if in_service else NodeState.DRAINING
-        self.context.engine.set_node(node_id, in_service)
 
         def work(session: Session) -> None:
-            node = session.get(Node, node_id)
+            node = session.get(Node, one.target_id)
             if node is None or node.state is not state:  # else it was done before a crash
-                pools.change_node_state(session, node_id, state, verb=verb.value, by=by, now=self.now, note=why)
+                pools.change_node_state(
+                    session, one.target_id, state, verb=one.verb.value, by=one.by, now=self.now, note=one.why
+                )
+            self._answer(session, one, Sentence("resumed" if in_service else "drained"), done=True)
 
-        self.context.transact(work)
-        return Sentence("resumed" if in_service else "drained")
+        try:
+            self.context.engine.set_node(one.target_id, in_service)
+            self.context.transact(work)
+        except OUT_OF_REACH:
+            raise
+        except Refusal as refusal:
+            told = refusal.sentence
+            self.context.transact(lambda session: self._answer(session, one, told, done=False))
+        except Exception as error:
+            log.exception("instruction failed", extra={"instruction": one.id})
+            told = Sentence("instruction-failed", error=f"{type(error).__name__}: {error}"[:200])
+            self.context.transact(lambda session: self._answer(session, one, told, done=False))
+
+    def _answer(self, session: Session, one: Claimed, told: Sentence, *, done: bool) -> None:
+        pools.answer(session, one.id, told, done=done, now=self.now)
 
     # -- hand over ----------------------------------------------------------------------------------------------------
 
@@ -166,8 +202,11 @@ class _Round:
 
         in_batches(self.context, ids, work, _only_logged)
 
-    def hand_over(self, unrecorded: Sequence[HandOver], waiting: Sequence[int]) -> None:
-        written = {one.key: one for one in unrecorded}
+    def hand_over(self, some_unrecorded: bool, waiting: Sequence[int]) -> None:
+        written: dict[str, HandOver] = {}
+        if some_unrecorded:
+            with self.context.database.read_only() as session:
+                written = {one.key: one for one in attempts.list_unrecorded(session)}
 
         def write(session: Session, ids: Sequence[int]) -> None:
             written.update({one.key: one for one in attempts.write(session, ids, now=self.now)})
@@ -208,6 +247,7 @@ class _Round:
         if keys:
             with phase("withdraw"):
                 self.context.engine.stop(keys, self.now)
+                self.news = True
                 in_batches(
                     self.context,
                     keys,
@@ -218,6 +258,9 @@ class _Round:
     # -- what the engine did ------------------------------------------------------------------------------------------
 
     def record(self) -> None:
+        if not self.news:
+            return
+        self.news = False
         known = self.context.applied | self.applied
         fresh = [
             one
@@ -249,7 +292,7 @@ class _Round:
         if hook is None and not some_left:
             return
         with phase("revoke"):
-            over = [todo for todo in self._to_do() if todo.outcome is not None]
+            over = self._to_do(Step.REVOKE)
             never_given = [todo.id for todo in over if hook is None or not todo.placed]
             self._write_revoked(never_given)
             if hook is not None:
@@ -260,13 +303,12 @@ class _Round:
         hook = self.context.access
         if hook is not None:
             with phase("grant"):
-                waiting = [todo for todo in self._to_do() if todo.outcome is None and todo.placed]
-                self._ask(hook, "grant", waiting)
+                self._ask(hook, "grant", self._to_do(Step.GRANT))
                 self._take_answers(hook)
 
-    def _to_do(self) -> list[ToDo]:
+    def _to_do(self, step: Step) -> list[ToDo]:
         with self.context.database.read_only() as session:
-            return attempts.list_to_do(session)
+            return [todo for todo in attempts.list_to_do(session) if todo.step is step]
 
     def _ask(self, hook: AccessHook, action: str, todos: Sequence[ToDo]) -> None:
         if not todos:
@@ -311,18 +353,26 @@ class _Round:
         )
 
 
-def _claim(session: Session, id: int) -> tuple[InstructionVerb, int, Actor, str | None] | None:
-    """Claimed ones are claimed again: whoever claimed them is gone, and each may be done twice."""
-    claimed = session.execute(
-        sa.update(Instruction)
-        .where(Instruction.id == id, Instruction.state.in_(OPEN))
-        .values(state=InstructionState.CLAIMED)
-        .returning(Instruction.verb, Instruction.target_id, Instruction.by_id, Instruction.why)
-    ).one_or_none()
-    if claimed is None:
-        return None
-    verb, target_id, by_id, why = claimed
-    return verb, target_id, Actor(user_id=by_id), why
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An instruction that this round carries out."""
+
+    id: int
+    verb: InstructionVerb
+    target_id: int
+    by: Actor
+    why: str | None
+
+
+def _claim(session: Session, ids: Sequence[int]) -> tuple[list[Claimed], dict[int, str]]:
+    """The instructions, and the attempt under way of each booking to stop.
+
+    Claimed ones are claimed again: whoever claimed them is gone, and each may be done twice.
+    """
+    rows = session.execute(CLAIM, {"ids": list(ids)})
+    claimed = [Claimed(id, verb, target_id, Actor(user_id=by_id), why) for id, verb, target_id, by_id, why in rows]
+    stops = [one.target_id for one in claimed if one.verb is InstructionVerb.STOP]
+    return sorted(claimed, key=attrgetter("id")), attempts.keys_under_way(session, stops) if stops else {}
 
 
 def _only_logged(item: int, error: Exception) -> None:
@@ -341,3 +391,70 @@ def write_standings(context: Context, now: dt.datetime) -> int:
 def _write_standings(context: Context, pool_id: int, places: Sequence[attempts.Place], now: dt.datetime) -> int:
     with phase("standings"):
         return context.transact(lambda session: attempts.write_standings(session, places, pool_id=pool_id, now=now))
+
+
+def sync(context: Context, now: dt.datetime) -> None:
+    """Tell the engine our policy, and write down what it can do: forms read that on the pool."""
+    with phase("sync"):
+        with context.database.read_only() as session:
+            policy = _read_policy(session, now)
+            pools_now = session.execute(sa.select(Pool.id, Pool.booking_unit, Pool.takes_scripts)).all()
+        context.engine.sync(policy)
+        can = context.engine.capabilities
+        for id, unit, takes_scripts in pools_now:
+            if unit not in can.booking_units or takes_scripts != can.takes_scripts:
+                _write_capabilities(context, id, unit if unit in can.booking_units else min(can.booking_units))
+
+
+def _write_capabilities(context: Context, pool_id: int, unit: BookingUnit) -> None:
+    def work(session: Session) -> None:
+        pool = pools.lock_pool(session, pool_id)
+        pool.booking_unit, pool.takes_scripts = unit, context.engine.capabilities.takes_scripts
+        pools.changed(session, pool)
+
+    context.transact(work)
+
+
+def _read_policy(session: Session, now: dt.datetime) -> EnginePolicy:
+    shares = session.execute(
+        sa.select(
+            Allocation.pool_id, Allocation.programme_id, Programme.shares, Allocation.enterprise_id,
+            sa.func.coalesce(EnterpriseShare.shares, 1), Allocation.id, Allocation.shares,
+        )
+        .join(Programme, Programme.id == Allocation.programme_id)
+        .outerjoin(
+            EnterpriseShare,
+            sa.and_(
+                EnterpriseShare.programme_id == Allocation.programme_id,
+                EnterpriseShare.enterprise_id == Allocation.enterprise_id,
+            ),
+        )
+        .where(Allocation.state == AllocationState.ACTIVE)
+        .order_by(Allocation.id)
+    )  # fmt: skip
+    limits = session.execute(sa.select(Limit.enterprise_id, Limit.pool_id, Limit.gpus))
+    fixed = session.execute(
+        sa.select(
+            Booking.id, Booking.pool_id, Booking.starts_at, Booking.ends_at, Occupancy.node_id, Occupancy.gpu_mask
+        )
+        .join(Occupancy, Occupancy.booking_id == Booking.id)
+        .where(
+            Booking.kind == BookingKind.FIXED,
+            Booking.state == BookingState.CONFIRMED,
+            Booking.ends_at > now,
+            Occupancy.released_at.is_(None),
+        )
+        .order_by(Booking.id, Occupancy.id)
+    )
+    windows: dict[int, FixedBooking] = {}
+    for id, pool_id, starts_at, ends_at, node_id, mask in fixed:
+        if starts_at is None or ends_at is None:
+            continue  # only a flexible booking has no window
+        before = windows.get(id)
+        nodes = (*(before.nodes if before else ()), (node_id, mask))
+        windows[id] = FixedBooking(id, pool_id, starts_at, ends_at, nodes)
+    return EnginePolicy(
+        [Share(*row) for row in shares],
+        {(enterprise_id, pool_id): gpus for enterprise_id, pool_id, gpus in limits},
+        list(windows.values()),
+    )

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 ADVISORY_LOCK = 7_351_204_119  # any constant of our own
 LOST_LEADERSHIP = 75
 STUCK = 70
+LEADER = cast(sa.Table, LeaderRow.__table__)
+EPOCH = sa.select(LEADER.c.epoch).where(LEADER.c.id == 1).with_for_update()
+HEARTBEAT = sa.update(LEADER).where(LEADER.c.id == 1).values(heartbeat_at=sa.bindparam("now"))
 # A machine that vanished without a word keeps PostgreSQL's lock until these have passed: about half a minute.
 KEEPALIVES = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
 
@@ -54,6 +57,7 @@ class Leader:
         self._lock: _FileLock | _AdvisoryLock
         self._lock = _AdvisoryLock(database.url) if database.is_postgresql else _FileLock(database.url)
         self.epoch = 0
+        self._beat_at = -1.0  # by the monotonic clock
 
     def take(self, now: dt.datetime) -> bool:
         """True if this process is the leader from now on, False while another one is."""
@@ -75,7 +79,7 @@ class Leader:
         """`Database.transaction`, refused when somebody else has become the leader. Raises LostLeadership."""
 
         def fenced(session: Session) -> T:
-            epoch = session.scalar(sa.select(LeaderRow.epoch).where(LeaderRow.id == 1).with_for_update())
+            epoch = session.scalar(EPOCH)
             if epoch != self.epoch:
                 raise LostLeadership(f"epoch {self.epoch} was followed by {epoch}")
             return work(session)
@@ -83,11 +87,14 @@ class Leader:
         return self._database.transaction(fenced)
 
     def heartbeat(self, now: dt.datetime) -> None:
-        """Tell pages and /readyz that the scheduler lives. Raises LostLeadership if the lock is gone."""
+        """Tell pages and /readyz that the scheduler lives, at most once a second. Raises LostLeadership if the lock is
+        gone."""
+        if time.monotonic() - self._beat_at < 1:
+            return
+        self._beat_at = time.monotonic()
         if not self._lock.is_held():
             raise LostLeadership("the lock's connection is gone")
-        beat = sa.update(LeaderRow).where(LeaderRow.id == 1).values(heartbeat_at=now)
-        self.transaction(lambda session: session.execute(beat))
+        self.transaction(lambda session: session.execute(HEARTBEAT, {"now": now}))
 
     def release(self) -> None:
         """Let another process take over at once."""

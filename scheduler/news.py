@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from compute_portal.bookings import attempts
-from compute_portal.bookings.attempts import Given, View
-from compute_portal.bookings.states import BookingState
+from compute_portal.bookings.attempts import Given
 from compute_portal.sentences import Sentence
 from scheduler.context import Context, in_batches
 from scheduler.engines import LeaseState, Observation
@@ -66,38 +65,29 @@ def _write_placed(context: Context, session: Session, some: Sequence[Observation
 
 
 def _write_ended(context: Context, session: Session, some: Sequence[Observation], now: dt.datetime) -> None:
-    views = attempts.look(session, [one.key for one in some])
-    finished: dict[str, dt.datetime] = {}
-    withdrawn: list[str] = []
-    for one in some:
-        view = views[one.key]
+    by_key = {one.key: one for one in some}
+    as_it_should = {one.key: one.ended_at or now for one in some if not one.failed}
+    rest = [one.key for one in some if one.failed]
+    if as_it_should:
+        rest += attempts.ended(session, as_it_should, revoked_at=now if context.access is None else None)
+    if rest:
+        _write_odd_ends(context, session, [by_key[key] for key in rest], now)
+
+
+def _write_odd_ends(context: Context, session: Session, some: Sequence[Observation], now: dt.datetime) -> None:
+    """What failed, what was cancelled, and what was over before anybody was let in."""
+    for key, view in attempts.look(session, [one.key for one in some]).items():
+        one = next(one for one in some if one.key == key)
         if view.over:
             continue
         if not view.placed and not view.waiting:
-            withdrawn.append(one.key)
+            attempts.withdrawn(session, [key], at=now)
             continue
-        why = _why_failed(one, view)
-        if why is None:
-            finished[one.key] = one.ended_at or now
-        else:
-            attempts.failed(
-                session, one.key, why=why, at=one.ended_at or now, tries=context.policy.queue.tries_before_set_aside
-            )
-            if context.access is None:
-                attempts.revoked(session, [view.attempt_id], at=now)
-    if finished:
-        attempts.ended(session, finished, revoked_at=now if context.access is None else None)
-    if withdrawn:
-        attempts.withdrawn(session, withdrawn, at=now)
-
-
-def _why_failed(one: Observation, view: View) -> Sentence | None:
-    """None when it ended as it should: somebody was let in, or asked for its end."""
-    if one.failed:
-        return one.reason or Sentence("engine-lost")
-    if view.granted or view.state is BookingState.STOPPING:
-        return None
-    return Sentence("over-before-access")
+        why = (one.reason or Sentence("engine-lost")) if one.failed else Sentence("over-before-access")
+        tries = context.policy.queue.tries_before_set_aside
+        attempts.failed(session, key, why=why, at=one.ended_at or now, tries=tries)
+        if context.access is None:
+            attempts.revoked(session, [view.attempt_id], at=now)
 
 
 def give_up(context: Context, key: str, error: Exception, now: dt.datetime) -> None:

@@ -1,4 +1,257 @@
-"""What runs when."""
-from scheduler.duties import close_months
+"""What runs when, and the only file that knows APScheduler.
 
-__all__ = ["close_months"]
+APScheduler triggers, and nothing else: its jobs live in memory, come from this file, and are late rather than dropped.
+What it does not do by itself is done here: a due slot of an entry has one row in `timetable_runs`, so that it runs once
+whatever restarts; what was missed while no scheduler ran, or failed, is caught up; an error in an entry is written into
+its row and stops nothing else.
+
+Weekdays, should an entry need one, are written 'mon' to 'sun': numbers do not mean what cron means by them.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Protocol
+
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobExecutionEvent
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.memory import MemoryJobStore
+from apscheduler.schedulers.blocking import BlockingScheduler
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+from sqlalchemy.orm import Session
+
+from compute_portal import clock
+from compute_portal.desk.models import TimetableRun
+from compute_portal.policy import Policy
+from scheduler import cycle, metering
+from scheduler.context import Context, PassFailed
+from scheduler.duties import close_allocations, close_months, lapse_undecided, tidy_up
+from scheduler.leader import LostLeadership
+
+__all__ = ["Timetable", "close_allocations", "close_months", "entries", "lapse_undecided", "perform"]
+
+log = logging.getLogger(__name__)
+EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+CYCLE, BOOKS = "cycle", "books"  # two threads: a long pass over the books keeps no booking from starting
+
+
+class When(Protocol):
+    """When an entry is due."""
+
+    def last_due(self, now: dt.datetime) -> dt.datetime:
+        """The latest slot at or before `now`."""
+
+    def trigger(self) -> IntervalTrigger | CronTrigger: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """Slots at whole multiples of `seconds`, so that what starts on the hour starts on the hour."""
+
+    seconds: int
+
+    def last_due(self, now: dt.datetime) -> dt.datetime:
+        return EPOCH + (now - EPOCH) // dt.timedelta(seconds=self.seconds) * dt.timedelta(seconds=self.seconds)
+
+    def trigger(self) -> IntervalTrigger:
+        return IntervalTrigger(seconds=self.seconds, start_date=EPOCH, timezone=dt.UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Daily:
+    """At this time in Shanghai; with `day` only on that day of the month."""
+
+    hour: int
+    minute: int = 0
+    day: int | None = None
+
+    def last_due(self, now: dt.datetime) -> dt.datetime:
+        on = clock.day_of(now)
+        while True:
+            due = dt.datetime.combine(on, dt.time(self.hour, self.minute), clock.SHANGHAI).astimezone(dt.UTC)
+            if due <= now and self.day in (None, on.day):
+                return due
+            on -= dt.timedelta(days=1)
+
+    def trigger(self) -> CronTrigger:
+        return CronTrigger(day=self.day or "*", hour=self.hour, minute=self.minute, timezone=clock.SHANGHAI)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the timetable. `recorded`: at most one run per due slot, kept with its error."""
+
+    name: str
+    when: When
+    run: Callable[[Context, dt.datetime], object]
+    says: str
+    thread: str = BOOKS
+    recorded: bool = True
+
+    @property
+    def is_caught_up(self) -> bool:
+        """A slot that was missed is done later; of what comes every minute the next one does it."""
+        return isinstance(self.when, Daily)
+
+
+def entries(policy: Policy) -> tuple[Entry, ...]:
+    queue, books = policy.queue, policy.metering
+    return (
+        Entry("cycle", Every(queue.cycle_seconds), cycle.run, "hand over, place, grant, end", CYCLE, recorded=False),
+        Entry("standings", Every(queue.standings_seconds), cycle.write_standings, "places and reasons", CYCLE),
+        Entry("sync", Every(60), cycle.sync, "make the cluster's policy equal to ours", CYCLE),
+        Entry("metering", Every(books.pass_seconds), metering.run, "meter, charge, settle, open draft statements"),
+        Entry("lapse-undecided", Every(60), lapse_undecided, "bookings nobody decided on give everything back"),
+        Entry("close-allocations", Daily(0, 5), close_allocations, "allocations whose last day is over expire"),
+        Entry("close-months", Daily(books.close_month_after_hours, day=1), close_months, "cut the month before"),
+        Entry("tidy-up", Daily(4, 30), tidy_up, "remove rows that only mattered for a while"),
+    )
+
+
+def perform(context: Context, entry: Entry, now: dt.datetime) -> bool:
+    """Run the entry's slot that is due at `now`, unless it was run. An error is kept in its row and logged.
+
+    True if it ran to its end. Raises only LostLeadership.
+    """
+    due_at = entry.when.last_due(now)
+    error: str | None = None
+    try:
+        if entry.recorded and not context.transact(lambda session: _begin(session, entry, due_at, now)):
+            return False
+        entry.run(context, now)
+    except PassFailed as failure:
+        error = str(failure)
+        log.error("entry failed in part", extra={"entry": entry.name, "error": error})
+    except Exception as failure:
+        error = f"{type(failure).__name__}: {failure}"
+        log.exception("entry failed", extra={"entry": entry.name})
+    if entry.recorded:
+        try:
+            context.transact(lambda session: _finish(session, entry, due_at, error))
+        except Exception:
+            log.exception("the run could not be recorded", extra={"entry": entry.name})
+            return False
+    return error is None
+
+
+def _begin(session: Session, entry: Entry, due_at: dt.datetime, now: dt.datetime) -> bool:
+    """Whether this slot is still to be run: no row yet, or one that was cut off or failed and is caught up."""
+    run = session.get(TimetableRun, (entry.name, due_at), with_for_update=True)
+    if run is None:
+        session.add(TimetableRun(entry=entry.name, due_at=due_at, started_at=now))
+        return True
+    done = run.finished_at is not None and run.error is None
+    if done or not entry.is_caught_up:
+        return False
+    run.started_at, run.finished_at, run.error = now, None, None
+    return True
+
+
+def _finish(session: Session, entry: Entry, due_at: dt.datetime, error: str | None) -> None:
+    run = session.get_one(TimetableRun, (entry.name, due_at))
+    run.finished_at = max(clock.now(), run.started_at)
+    run.error = None if error is None else error[:400]
+
+
+def catch_up(context: Context, timetable: Sequence[Entry], now: dt.datetime) -> list[str]:
+    """Run what was missed while no scheduler ran, or failed. Returns the names of what ran."""
+    missed = [entry for entry in timetable if entry.is_caught_up and not _is_done(context, entry, now)]
+    return [entry.name for entry in missed if perform(context, entry, now)]
+
+
+def _is_done(context: Context, entry: Entry, now: dt.datetime) -> bool:
+    with context.database.read_only() as session:
+        run = session.get(TimetableRun, (entry.name, entry.when.last_due(now)))
+        return run is not None and run.finished_at is not None and run.error is None
+
+
+def run_once(context: Context, now: dt.datetime) -> bool:
+    """Everything that is due, one after the other, for `python -m scheduler --once`. True if nothing failed."""
+    due = [entry for entry in entries(context.policy) if not (entry.recorded and _has_run(context, entry, now))]
+    done = [perform(context, entry, now) for entry in due]
+    return all(done)
+
+
+def _has_run(context: Context, entry: Entry, now: dt.datetime) -> bool:
+    if entry.is_caught_up:
+        return _is_done(context, entry, now)
+    with context.database.read_only() as session:
+        return session.get(TimetableRun, (entry.name, entry.when.last_due(now))) is not None
+
+
+class Timetable:
+    """APScheduler around the entries, until a signal, a lost leadership, or an error of its own."""
+
+    def __init__(self, context: Context, timetable: Sequence[Entry]) -> None:
+        # Only the cycle may tell the watchdog that it lives: a busy pass over the books would hide that it does not.
+        self._contexts = {CYCLE: context, BOOKS: replace(context, alive=_nothing)}
+        self._entries = timetable
+        self._lost: LostLeadership | None = None
+        self._stopping = threading.Event()
+        self._scheduler = BlockingScheduler(
+            jobstores={"default": MemoryJobStore()},
+            executors={CYCLE: ThreadPoolExecutor(1), BOOKS: ThreadPoolExecutor(1)},
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+            timezone=clock.SHANGHAI,
+        )
+        for entry in timetable:
+            self._scheduler.add_job(
+                self._perform, entry.when.trigger(), args=[entry], id=entry.name, name=entry.says, executor=entry.thread
+            )
+        self._scheduler.add_job(
+            self._catch_up, "interval", minutes=10, next_run_time=dt.datetime.now(dt.UTC), id="catch-up", executor=BOOKS
+        )
+        self._scheduler.add_listener(_tell, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
+
+    def run(self) -> None:
+        """Returns after SIGTERM or SIGINT, when what was under way is finished. Raises LostLeadership, and whatever
+        goes wrong in APScheduler's own loop: the process must end then, not linger."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._scheduler.start()
+        if self._lost is not None:
+            raise self._lost
+
+    def stop(self) -> None:
+        """Finish what is under way, start nothing more."""
+        if not self._stopping.is_set():
+            self._stopping.set()
+            # From a thread of its own: a job, or the loop in which a signal arrives, cannot wait for itself.
+            threading.Thread(target=self._scheduler.shutdown, name="stop").start()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        log.info("stopping", extra={"signal": signal.Signals(number).name})
+        self.stop()
+
+    def _perform(self, entry: Entry) -> None:
+        self._guard(lambda: perform(self._contexts[entry.thread], entry, clock.now()))
+
+    def _catch_up(self) -> None:
+        self._guard(lambda: catch_up(self._contexts[BOOKS], self._entries, clock.now()))
+
+    def _guard(self, work: Callable[[], object]) -> None:
+        if self._stopping.is_set():
+            return
+        try:
+            work()
+        except LostLeadership as lost:
+            log.critical("lost leadership", extra={"reason": str(lost)})
+            self._lost = lost
+            self.stop()
+
+
+def _nothing() -> None:
+    """What the books tell the watchdog."""
+
+
+def _tell(event: JobExecutionEvent) -> None:
+    """An entry keeps its own errors: what arrives here went wrong around it."""
+    kind = {EVENT_JOB_ERROR: "failed", EVENT_JOB_MISSED: "was missed"}.get(event.code, "still runs, a slot was skipped")
+    log.error("timetable", extra={"entry": event.job_id, "what": kind, "error": str(getattr(event, "exception", ""))})

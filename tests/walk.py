@@ -45,7 +45,7 @@ def start(cast: Cast, booking_id: int, *, at: dt.datetime) -> str:
             assert placement is not None, "the test asks for more than the pool has free"
             pools.occupy(session, pool, booking_id, placement, fixed=False, starts_at=at, ends_at=until)
         given = Given(hand_over.key, _nodes(session, booking_id, at), at, until, granted_at=at)
-        assert attempts.placed(session, [given]) == {hand_over.key}
+        assert hand_over.key in attempts.placed(session, [given])
         pools.changed(session, pool)
         return hand_over.key
 

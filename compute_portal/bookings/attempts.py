@@ -7,6 +7,7 @@ Locks: pool, allocation, booking, in this order.
 from __future__ import annotations
 
 import datetime as dt
+import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -28,6 +29,8 @@ from .service import free_slot, give_back
 from .states import ON_THE_CLUSTER, OPEN, AttemptOutcome, BookingKind, BookingState
 
 ATTEMPTS = cast(sa.Table, Attempt.__table__)
+BOOKINGS = cast(sa.Table, Booking.__table__)
+ALLOCATIONS = cast(sa.Table, Allocation.__table__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,106 +53,100 @@ class HandOver:
     allocation_ends_at: dt.datetime
 
 
-def list_to_hand_over(session: Session, now: dt.datetime, limit: int = 1000) -> list[int]:
-    """Bookings that wait and have no attempt under way: flexible ones at once, fixed ones when their time has come."""
-    return list(
-        session.scalars(
-            sa.select(Booking.id)
-            .where(
-                sa.or_(
-                    Booking.state == BookingState.QUEUED,
-                    sa.and_(
-                        Booking.state == BookingState.CONFIRMED, Booking.starts_at <= now, Booking.ends_at > now
-                    ),
-                ),
-                ~_under_way(),
-            )
-            .order_by(Booking.id)
-            .limit(limit)
-        )
+# Statements that every cycle runs are made once: making one costs more than running it.
+A, B = ATTEMPTS.c, BOOKINGS.c
+_UNDER_WAY = sa.exists().where(A.booking_id == B.id, A.outcome.is_(None))
+_WAITING = (
+    sa.select(B.id, B.ends_at)
+    .where(
+        sa.or_(
+            B.state == BookingState.QUEUED,
+            sa.and_(B.state == BookingState.CONFIRMED, B.starts_at <= sa.bindparam("now")),
+        ),
+        ~_UNDER_WAY,
     )
-
-
-def list_missed(session: Session, now: dt.datetime, limit: int = 1000) -> list[int]:
-    """Confirmed bookings whose window passed before anything was handed over."""
-    return list(
-        session.scalars(
-            sa.select(Booking.id)
-            .where(Booking.state == BookingState.CONFIRMED, Booking.ends_at <= now, ~_under_way())
-            .order_by(Booking.id)
-            .limit(limit)
-        )
+    .order_by(B.id)
+    .limit(1000)
+)
+_HAND_OVER = (
+    sa.select(
+        B.id, B.tries, B.pool_id, B.kind, B.gpus, B.longest_seconds, B.starts_at, B.ends_at, B.not_before_at,
+        B.submitted_at, ALLOCATIONS.c.programme_id, ALLOCATIONS.c.enterprise_id, ALLOCATIONS.c.id,
+        ALLOCATIONS.c.ends_on,
     )
+    .join_from(BOOKINGS, ALLOCATIONS, ALLOCATIONS.c.id == B.allocation_id)
+)  # fmt: skip
+_TO_WRITE = (
+    _HAND_OVER.where(
+        B.id.in_(sa.bindparam("ids", expanding=True)),
+        B.state.in_((BookingState.QUEUED, BookingState.CONFIRMED)),
+        ~_UNDER_WAY,
+    )
+    .order_by(B.id)
+    .with_for_update(of=BOOKINGS)
+)
+_COUNT_TRY = (
+    sa.update(BOOKINGS).where(B.id.in_(sa.bindparam("ids", expanding=True))).values(tries=BOOKINGS.c.tries + 1)
+)
+_WRITE = sa.insert(ATTEMPTS)
+_UNRECORDED = (
+    _HAND_OVER.add_columns(A.key)
+    .join(ATTEMPTS, A.booking_id == B.id)
+    .where(A.outcome.is_(None), A.revoked_at.is_(None), A.handed_over_at.is_(None))
+    .order_by(A.id)
+)
+_RECORD = (
+    sa.update(ATTEMPTS)
+    .where(A.key == sa.bindparam("this_key"), A.handed_over_at.is_(None))
+    .values(handed_over_at=sa.bindparam("at"), engine_reference=sa.bindparam("reference"))
+)
 
 
-def _under_way() -> sa.Exists:
-    return sa.exists().where(Attempt.booking_id == Booking.id, Attempt.outcome.is_(None))
+def list_waiting(session: Session, now: dt.datetime) -> tuple[list[int], list[int]]:
+    """Bookings without an attempt under way: flexible ones and fixed ones whose time has come, to be handed over; and
+    fixed ones whose window passed meanwhile."""
+    to_hand_over: list[int] = []
+    missed: list[int] = []
+    for id, ends_at in session.execute(_WAITING, {"now": now}):
+        (to_hand_over if ends_at is None or ends_at > now else missed).append(id)
+    return to_hand_over, missed
 
 
 def write(session: Session, booking_ids: Sequence[int], *, now: dt.datetime) -> list[HandOver]:
     """Write the attempts before anything is handed over, so that a crash leaves a key to ask the engine for."""
-    waiting = session.execute(
-        sa.select(Booking.id, Booking.tries)
-        .where(
-            Booking.id.in_(booking_ids),
-            Booking.state.in_((BookingState.QUEUED, BookingState.CONFIRMED)),
-            ~_under_way(),
-        )
-        .order_by(Booking.id)
-        .with_for_update()
-    ).all()
+    waiting = session.execute(_TO_WRITE, {"ids": booking_ids}).all()
     if not waiting:
         return []
-    ids = [id for id, _tries in waiting]
+    session.execute(_COUNT_TRY, {"ids": [row.id for row in waiting]})
+    numbered = [(row, row.tries + 1, f"booking-{row.id}-{row.tries + 1}") for row in waiting]
     session.execute(
-        sa.update(Booking).where(Booking.id.in_(ids)).values(tries=Booking.tries + 1),
-        execution_options={"synchronize_session": False},
+        _WRITE,
+        [{"booking_id": row.id, "number": number, "key": key, "written_at": now} for row, number, key in numbered],
     )
-    session.execute(
-        sa.insert(ATTEMPTS),
-        [
-            {"booking_id": id, "number": tries + 1, "key": f"booking-{id}-{tries + 1}", "written_at": now}
-            for id, tries in waiting
-        ],
-    )
-    return _hand_overs(session, Attempt.booking_id.in_(ids), Attempt.handed_over_at.is_(None))
+    return [_hand_over(key, row) for row, _number, key in numbered]
 
 
 def list_unrecorded(session: Session) -> list[HandOver]:
     """Attempts that were written, but of which nobody knows whether the engine got them."""
-    return _hand_overs(session, Attempt.handed_over_at.is_(None))
+    return [_hand_over(row.key, row) for row in session.execute(_UNRECORDED)]
 
 
-def _hand_overs(session: Session, *which: sa.ColumnElement[bool]) -> list[HandOver]:
-    rows = session.execute(
-        sa.select(
-            Attempt.key, Booking.id, Booking.pool_id, Booking.kind, Booking.gpus, Booking.longest_seconds,
-            Booking.starts_at, Booking.ends_at, Booking.not_before_at, Booking.submitted_at,
-            Allocation.programme_id, Allocation.enterprise_id, Allocation.id, Allocation.ends_on,
-        )
-        .join(Booking, Booking.id == Attempt.booking_id)
-        .join(Allocation, Allocation.id == Booking.allocation_id)
-        .where(Attempt.outcome.is_(None), Attempt.revoked_at.is_(None), *which)
-        .order_by(Attempt.id)
+def _hand_over(key: str, row: Any) -> HandOver:
+    (
+        booking_id, _tries, pool_id, kind, gpus, seconds, starts_at, ends_at, not_before_at, submitted_at,
+        programme_id, enterprise_id, allocation_id, ends_on, *_,
+    ) = row  # fmt: skip
+    return HandOver(
+        key, booking_id, pool_id, kind is BookingKind.FIXED, gpus, seconds, starts_at, ends_at, not_before_at,
+        submitted_at, programme_id, enterprise_id, allocation_id, clock.end_of_day(ends_on),
     )  # fmt: skip
-    return [
-        HandOver(
-            key, booking_id, pool_id, kind is BookingKind.FIXED, gpus, seconds, starts_at, ends_at, not_before_at,
-            submitted_at, programme_id, enterprise_id, allocation_id, clock.end_of_day(ends_on),
-        )
-        for key, booking_id, pool_id, kind, gpus, seconds, starts_at, ends_at, not_before_at, submitted_at,
-        programme_id, enterprise_id, allocation_id, ends_on in rows
-    ]  # fmt: skip
 
 
 def record_handed_over(session: Session, references: Mapping[str, str], *, now: dt.datetime) -> None:
     """The engine has these attempts: its reference by our key."""
     if references:
         session.execute(
-            sa.update(ATTEMPTS)
-            .where(ATTEMPTS.c.key == sa.bindparam("this_key"), ATTEMPTS.c.handed_over_at.is_(None))
-            .values(handed_over_at=now, engine_reference=sa.bindparam("reference")),
-            [{"this_key": key, "reference": reference} for key, reference in references.items()],
+            _RECORD, [{"this_key": key, "reference": ref, "at": now} for key, ref in references.items()]
         )
 
 
@@ -179,26 +176,73 @@ class _Row(NamedTuple):
     kind: BookingKind
     state: BookingState
 
+    @property
+    def waits(self) -> bool:
+        return self.state in (BookingState.QUEUED, BookingState.CONFIRMED)
+
+
+_KEYS = A.key.in_(sa.bindparam("keys", expanding=True))
+_LOCK = (
+    sa.select(
+        A.id, A.key, A.booking_id, A.outcome, A.placed_at, A.until_at, A.granted_at, A.metered_until_at, B.gpus,
+        B.kind, B.state,
+    )
+    .join_from(ATTEMPTS, BOOKINGS, B.id == A.booking_id)
+    .where(_KEYS)
+    .order_by(A.booking_id, A.id)
+    .with_for_update()
+)  # fmt: skip
+_PLACE = (
+    sa.update(ATTEMPTS)
+    .where(A.id == sa.bindparam("attempt"))
+    .values(
+        placed_at=sa.bindparam("at"),
+        until_at=sa.bindparam("until"),
+        nodes=sa.bindparam("on_nodes"),
+        granted_at=sa.bindparam("granted"),
+        metered_until_at=sa.bindparam("granted"),
+    )
+)
+_GRANT = (
+    sa.update(ATTEMPTS)
+    .where(A.id == sa.bindparam("attempt"))
+    .values(granted_at=sa.bindparam("at"), metered_until_at=sa.bindparam("at"))
+)
+_NO_STANDING = sa.delete(cast(sa.Table, Standing.__table__)).where(
+    Standing.__table__.c.booking_id.in_(sa.bindparam("ids", expanding=True))
+)
+_END = (
+    sa.update(ATTEMPTS)
+    .where(A.id == sa.bindparam("attempt"))
+    .values(
+        outcome=AttemptOutcome.ENDED,
+        ended_at=sa.bindparam("at"),
+        metered_whole=sa.bindparam("whole"),
+        revoked_at=sa.bindparam("revoked"),
+    )
+)
+_POOLS_OF_OPEN = (
+    sa.select(B.pool_id).join_from(BOOKINGS, ATTEMPTS, A.booking_id == B.id).where(_KEYS, A.outcome.is_(None))
+)
+_POOLS_OF = (
+    sa.select(B.pool_id)
+    .join_from(BOOKINGS, ATTEMPTS, A.booking_id == B.id)
+    .where(A.id.in_(sa.bindparam("ids", expanding=True)))
+)
+_VOID_OPEN = pools.void_plans(_POOLS_OF_OPEN)
+_VOID = pools.void_plans(_POOLS_OF)
+
 
 def _lock(session: Session, keys: Iterable[str]) -> list[_Row]:
     """These attempts and their bookings, locked, in the order of the bookings."""
-    rows = session.execute(
-        sa.select(
-            Attempt.id, Attempt.key, Attempt.booking_id, Attempt.outcome, Attempt.placed_at, Attempt.until_at,
-            Attempt.granted_at, Attempt.metered_until_at, Booking.gpus, Booking.kind, Booking.state,
-        )
-        .join(Booking, Booking.id == Attempt.booking_id)
-        .where(Attempt.key.in_(list(keys)))
-        .order_by(Attempt.booking_id, Attempt.id)
-        .with_for_update()
-    )  # fmt: skip
-    return [_Row(*row) for row in rows]
+    return [_Row(*row) for row in session.execute(_LOCK, {"keys": list(keys)})]
 
 
 def placed(session: Session, given: Sequence[Given]) -> dict[str, int]:
     """The engine gave them GPUs: queued or confirmed → starting, and → running where access needs no hook.
 
-    Returns the keys (with their bookings) that are wanted; the engine must stop the others (cancelled meanwhile).
+    Either all of them or none are granted at once. Returns the keys (with their bookings) that are wanted; the engine
+    must stop the others (cancelled meanwhile).
     """
     news = {one.key: one for one in given}
     rows = _lock(session, news)
@@ -207,68 +251,46 @@ def placed(session: Session, given: Sequence[Given]) -> dict[str, int]:
         for row in rows
         if row.placed_at is not None and row.outcome is None and row.state in ON_THE_CLUSTER
     }
-    fresh = [
-        row
-        for row in rows
-        if row.placed_at is None
-        and row.outcome is None
-        and row.state in (BookingState.QUEUED, BookingState.CONFIRMED)
-    ]
+    fresh = [(row, news[row.key]) for row in rows if row.placed_at is None and row.outcome is None and row.waits]
     if not fresh:
         return wanted
     session.execute(
-        sa.update(ATTEMPTS)
-        .where(ATTEMPTS.c.id == sa.bindparam("attempt"))
-        .values(placed_at=sa.bindparam("at"), until_at=sa.bindparam("until"), nodes=sa.bindparam("on_nodes")),
+        _PLACE,
         [
-            {
-                "attempt": row.id,
-                "at": news[row.key].at,
-                "until": news[row.key].until,
-                "on_nodes": news[row.key].nodes,
-            }
-            for row in fresh
+            {"attempt": row.id, "at": one.at, "until": one.until, "on_nodes": one.nodes, "granted": one.granted_at}
+            for row, one in fresh
         ],
     )
-    session.execute(sa.delete(Standing).where(Standing.booking_id.in_([row.booking_id for row in fresh])))
-    for before in (BookingState.QUEUED, BookingState.CONFIRMED):
-        moves = [
-            Move(
-                row.booking_id,
-                before,
-                news[row.key].at,
-                Sentence("placed-on", n=len(news[row.key].nodes), cards=row.gpus),
-            )
-            for row in fresh
-            if row.state is before
-        ]
-        move_all(session, Booking, moves, BookingState.STARTING, verb="place", by=SYSTEM)
-    _grant(session, {row: at for row in fresh if (at := news[row.key].granted_at) is not None})
-    return wanted | {row.key: row.booking_id for row in fresh}
+    session.execute(_NO_STANDING, {"ids": [row.booking_id for row, _one in fresh]})
+    moves = [
+        Move(
+            row.booking_id,
+            row.state,
+            one.at,
+            (Sentence("placed-on", n=len(one.nodes), cards=row.gpus),),
+            {} if one.granted_at is None else {"started_at": one.granted_at},
+        )
+        for row, one in fresh
+    ]
+    start = [] if fresh[0][1].granted_at is None else [(BookingState.RUNNING, "start")]
+    move_all(session, Booking, moves, (BookingState.STARTING, "place"), *start, by=SYSTEM)
+    return wanted | {row.key: row.booking_id for row, _one in fresh}
 
 
 def granted(session: Session, at: Mapping[str, dt.datetime]) -> list[int]:
     """Access was given: starting → running. Metering begins here. Returns the bookings that run from now on."""
-    rows = [row for row in _lock(session, at) if row.granted_at is None and row.state is BookingState.STARTING]
-    _grant(session, {row: at[row.key] for row in rows if row.outcome is None})
-    return [row.booking_id for row in rows if row.outcome is None]
-
-
-def _grant(session: Session, at: Mapping[_Row, dt.datetime]) -> None:
-    """All of them are `starting` now."""
-    if not at:
-        return
-    session.execute(
-        sa.update(ATTEMPTS)
-        .where(ATTEMPTS.c.id == sa.bindparam("attempt"))
-        .values(granted_at=sa.bindparam("at"), metered_until_at=sa.bindparam("at")),
-        [{"attempt": row.id, "at": instant} for row, instant in at.items()],
-    )
-    moves = [
-        Move(row.booking_id, BookingState.STARTING, instant, values={"started_at": instant})
-        for row, instant in at.items()
+    rows = [
+        row
+        for row in _lock(session, at)
+        if row.granted_at is None and row.outcome is None and row.state is BookingState.STARTING
     ]
-    move_all(session, Booking, moves, BookingState.RUNNING, verb="start", by=SYSTEM)
+    if rows:
+        session.execute(_GRANT, [{"attempt": row.id, "at": at[row.key]} for row in rows])
+        moves = [
+            Move(row.booking_id, row.state, at[row.key], values={"started_at": at[row.key]}) for row in rows
+        ]
+        move_all(session, Booking, moves, (BookingState.RUNNING, "start"), by=SYSTEM)
+    return [row.booking_id for row in rows]
 
 
 def grant_failed(session: Session, key: str, *, why: Sentence, tries: int, now: dt.datetime) -> bool:
@@ -291,49 +313,43 @@ def _attempt(session: Session, key: str) -> tuple[Attempt, Booking]:
     return attempt, booking
 
 
-def ended(session: Session, ends: Mapping[str, dt.datetime], *, revoked_at: dt.datetime | None = None) -> None:
+def ended(session: Session, ends: Mapping[str, dt.datetime], *, revoked_at: dt.datetime | None = None) -> list[str]:
     """They reached their end or were stopped: → finished. Their GPUs are planned for others from then on.
 
-    `revoked_at` when no hook has to take access back: the GPUs are free at once.
+    `revoked_at` when no hook has to take access back: the GPUs are free at once. Returns the keys of those that nobody
+    was let in to and nobody stopped: they did not end as they should, and are left as they are.
     """
-    pools.void_plans(session, _pools_of(Attempt.key.in_(list(ends)), Attempt.outcome.is_(None)))
+    session.execute(_VOID_OPEN, {"keys": list(ends)})
     rows = [row for row in _lock(session, ends) if row.outcome is None]
-    if not rows:
-        return
+    odd = [row.key for row in rows if row.granted_at is None and row.state is not BookingState.STOPPING]
     # What is metered already stays: an end that the engine reports late does not reach back into it.
-    at = {row: max(ends[row.key], row.metered_until_at or ends[row.key]) for row in rows}
+    at = {row: max(ends[row.key], row.metered_until_at or ends[row.key]) for row in rows if row.key not in odd}
+    if not at:
+        return odd
     session.execute(
-        sa.update(ATTEMPTS)
-        .where(ATTEMPTS.c.id == sa.bindparam("attempt"))
-        .values(
-            outcome=AttemptOutcome.ENDED,
-            ended_at=sa.bindparam("at"),
-            metered_whole=sa.bindparam("whole"),
-            revoked_at=revoked_at,
-        ),
-        [{"attempt": row.id, "at": end, "whole": row.granted_at is None} for row, end in at.items()],
-    )
-    for before in sorted(ON_THE_CLUSTER):
-        moves = [
-            Move(row.booking_id, before, end, values={"ended_at": end})
+        _END,
+        [
+            {"attempt": row.id, "at": end, "whole": row.granted_at is None, "revoked": revoked_at}
             for row, end in at.items()
-            if row.state is before
-        ]
-        move_all(session, Booking, moves, BookingState.FINISHED, verb="finish", by=SYSTEM)
+        ],
+    )
+    moves = [
+        Move(row.booking_id, row.state, end, values={"ended_at": end})
+        for row, end in at.items()
+        if row.state in ON_THE_CLUSTER
+    ]
+    move_all(session, Booking, moves, (BookingState.FINISHED, "finish"), by=SYSTEM)
     pools.end_occupancies(
         session, {row.booking_id: end for row, end in at.items() if row.until_at is None or end < row.until_at}
     )
     if revoked_at is not None:
         pools.release_occupancies(session, {row.booking_id: end for row, end in at.items()}, at=revoked_at)
-
-
-def _pools_of(*which: sa.ColumnElement[bool]) -> sa.Select[int]:
-    return sa.select(Booking.pool_id).join(Attempt, Attempt.booking_id == Booking.id).where(*which)
+    return odd
 
 
 def withdrawn(session: Session, keys: Sequence[str], *, at: dt.datetime) -> None:
     """Their bookings were cancelled before the portal knew of a place; what the engine gave meanwhile is free again."""
-    pools.void_plans(session, _pools_of(Attempt.key.in_(keys), Attempt.outcome.is_(None)))
+    session.execute(_VOID_OPEN, {"keys": list(keys)})
     rows = [row for row in _lock(session, keys) if row.outcome is None and row.placed_at is None]
     if not rows:
         return
@@ -407,49 +423,59 @@ def missed(session: Session, booking_id: int, *, now: dt.datetime) -> None:
         _set_aside(session, booking, Sentence("window-missed"), now)
 
 
+class Step(enum.StrEnum):
+    """What an open attempt waits for from the scheduler."""
+
+    HAND_OVER = "hand_over"  # written, but nobody knows whether the engine got it
+    WITHDRAW = "withdraw"  # cancelled before it was placed
+    GRANT = "grant"  # placed, nobody was let in yet
+    REVOKE = "revoke"  # over, access not taken back
+
+
 @dataclass(frozen=True, slots=True)
 class ToDo:
-    """An attempt that waits for the scheduler: to be withdrawn, granted or revoked."""
-
     id: int
     key: str
     booking_id: int
     enterprise_id: int
-    outcome: AttemptOutcome | None
+    step: Step
     placed: bool
     until_at: dt.datetime | None
     nodes: list[dict[str, Any]] | None
 
 
-def list_to_do(session: Session) -> list[ToDo]:
-    """Open attempts with something left to do, in one walk over the open ones:
+_TO_DO = (
+    sa.select(A.id, A.key, A.booking_id, B.enterprise_id, A.outcome, A.placed_at, A.until_at, A.nodes, A.handed_over_at)
+    .join_from(ATTEMPTS, BOOKINGS, B.id == A.booking_id)
+    .where(
+        A.revoked_at.is_(None),
+        sa.or_(
+            A.outcome.is_not(None),
+            A.handed_over_at.is_(None),
+            sa.and_(A.placed_at.is_(None), B.state.not_in((BookingState.QUEUED, BookingState.CONFIRMED))),
+            sa.and_(A.placed_at.is_not(None), A.granted_at.is_(None)),
+        ),
+    )
+    .order_by(A.id)
+)
 
-    cancelled before they were placed (withdraw), placed and not granted (grant), over and not revoked (revoke).
-    """
-    rows = session.execute(
-        sa.select(
-            Attempt.id, Attempt.key, Attempt.booking_id, Booking.enterprise_id, Attempt.outcome, Attempt.placed_at,
-            Attempt.until_at, Attempt.nodes,
-        )
-        .join(Booking, Booking.id == Attempt.booking_id)
-        .where(
-            Attempt.revoked_at.is_(None),
-            sa.or_(
-                Attempt.outcome.is_not(None),
-                sa.and_(
-                    Attempt.placed_at.is_(None),
-                    Attempt.handed_over_at.is_not(None),
-                    Booking.state.not_in((BookingState.QUEUED, BookingState.CONFIRMED)),
-                ),
-                sa.and_(Attempt.placed_at.is_not(None), Attempt.granted_at.is_(None)),
-            ),
-        )
-        .order_by(Attempt.id)
-    )  # fmt: skip
-    return [
-        ToDo(id, key, booking_id, enterprise_id, outcome, placed_at is not None, until_at, nodes)
-        for id, key, booking_id, enterprise_id, outcome, placed_at, until_at, nodes in rows
-    ]
+
+def list_to_do(session: Session) -> list[ToDo]:
+    """Open attempts with something left to do, in one walk over the open ones."""
+    found = []
+    for id, key, booking_id, enterprise_id, outcome, placed_at, until_at, nodes, handed_over_at in session.execute(
+        _TO_DO
+    ):
+        if outcome is not None:
+            step = Step.REVOKE
+        elif handed_over_at is None:
+            step = Step.HAND_OVER
+        elif placed_at is None:
+            step = Step.WITHDRAW
+        else:
+            step = Step.GRANT
+        found.append(ToDo(id, key, booking_id, enterprise_id, step, placed_at is not None, until_at, nodes))
+    return found
 
 
 def list_under_way(session: Session) -> list[str]:
@@ -500,16 +526,19 @@ def list_over(session: Session, keys: Sequence[str]) -> list[str]:
     )
 
 
-def find_under_way(session: Session, booking_id: int) -> str | None:
-    """The key of the booking's attempt that is not over."""
-    return session.scalar(
-        sa.select(Attempt.key).where(Attempt.booking_id == booking_id, Attempt.outcome.is_(None))
-    )
+_KEYS_UNDER_WAY = sa.select(A.booking_id, A.key).where(
+    A.booking_id.in_(sa.bindparam("ids", expanding=True)), A.outcome.is_(None)
+)
+
+
+def keys_under_way(session: Session, booking_ids: Sequence[int]) -> dict[int, str]:
+    """The key of each booking's attempt that is not over, where there is one."""
+    return {booking_id: key for booking_id, key in session.execute(_KEYS_UNDER_WAY, {"ids": list(booking_ids)})}
 
 
 def revoked(session: Session, attempt_ids: Sequence[int], *, at: dt.datetime) -> None:
     """Access is gone: the GPUs may be given to others."""
-    pools.void_plans(session, _pools_of(Attempt.id.in_(attempt_ids)))
+    session.execute(_VOID, {"ids": list(attempt_ids)})
     rows = session.execute(
         sa.select(Attempt.booking_id, Attempt.ended_at)
         .where(Attempt.id.in_(attempt_ids), Attempt.revoked_at.is_(None))
@@ -526,7 +555,7 @@ def revoked(session: Session, attempt_ids: Sequence[int], *, at: dt.datetime) ->
 
 def revoke_failed(session: Session, attempt_id: int, *, now: dt.datetime) -> None:
     """Access could not be taken back: those GPUs stay out of service, and an operator is told."""
-    pools.void_plans(session, _pools_of(Attempt.id == attempt_id))
+    session.execute(_VOID, {"ids": [attempt_id]})
     attempt = session.get_one(Attempt, attempt_id, with_for_update=True)
     if attempt.revoke_failed_at is None and attempt.revoked_at is None:
         attempt.revoke_failed_at = now
@@ -589,11 +618,11 @@ def settle(session: Session, booking_ids: Sequence[int], *, now: dt.datetime) ->
         execution_options={"synchronize_session": False},
     )
     moves = [
-        Move(id, state, now, Sentence("settled-hours", used=charged, back=held))
+        Move(id, state, now, (Sentence("settled-hours", used=charged, back=held),))
         for id, _allocation_id, state, held, charged in rows
         if state is BookingState.FINISHED
     ]
-    move_all(session, Booking, moves, BookingState.SETTLED, verb="settle", by=SYSTEM)
+    move_all(session, Booking, moves, (BookingState.SETTLED, "settle"), by=SYSTEM)
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,8 @@ def approve(session: Session, booking_id: int, *, by: Actor, now: dt.datetime) -
     require(by, Permission.BOOKING_APPROVE)
     booking = _locked(session, booking_id, by)
     _not_own(booking, by)
+    if booking.starts_at is not None and booking.starts_at <= now:
+        raise Refusal(Sentence("start-is-past"))
     _accept(session, booking, now=now, by=by, why=None)
     return booking
 

@@ -177,7 +177,7 @@ class OperatorDesk:
 
     @property
     def count(self) -> int:
-        things = len(self.nodes_down) + len(self.withheld) + len(self.maintenance) + self.silent
+        things = len(self.nodes_down) + len(self.withheld) + len(self.maintenance)
         return self.requests_waiting + self.bookings_waiting + things
 
 
@@ -413,7 +413,7 @@ class AdminDesk:
 
     @property
     def count(self) -> int:
-        return len(self.failures) + len(self.without_role) + self.silent
+        return len(self.failures) + len(self.without_role)
 
 
 def admin_desk(session: Session, now: dt.datetime) -> AdminDesk:

@@ -43,6 +43,8 @@ def _bureau_start() -> ResponseReturnValue:
     finance = queries.finance_desk(session, at) if Role.FINANCE in roles else None
     auditor = queries.auditor_desk(session, at) if Role.AUDITOR in roles else None
     admin = queries.admin_desk(session, at) if Role.ADMIN in roles else None
+    # Operators and administrators both want to know; it is one thing.
+    silent = any(desk.silent for desk in (operator, admin) if desk is not None)
     seen = [] if auditor is None else [*(m.by_id for m in auditor.moves), *(d.user_id for d in auditor.latest_denials)]
     return render_template(
         "desk/bureau.html",
@@ -50,7 +52,8 @@ def _bureau_start() -> ResponseReturnValue:
         finance=finance,
         auditor=auditor,
         admin=admin,
-        count=sum(desk.count for desk in (operator, finance, admin) if desk is not None),
+        silent=silent,
+        count=silent + sum(desk.count for desk in (operator, finance, admin) if desk is not None),
         names=names_of(session, seen),
         kinds=WORDS,
         today=clock.day_of(at),

@@ -31,7 +31,7 @@ class Unit(enum.StrEnum):
 
 
 class LedgerAccount(Base):
-    """`owner` is 'bureau', 'programme:3' or 'allocation:7'. `balance` is a cache that `verify` recounts from entries."""
+    """`owner` is 'bureau', 'programme:3' or 'allocation:7'. `balance` is a cache that `verify` recounts."""
 
     __tablename__ = "ledger_accounts"
     id: Mapped[int] = mapped_column(primary_key=True)

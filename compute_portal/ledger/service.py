@@ -1,4 +1,4 @@
-"""The verbs of the ledger. Each one posts entries whose reference says what caused them; the same cause twice is refused.
+"""The verbs of the ledger: each posts entries whose reference says what caused them; the same cause twice is refused.
 
 Owns: accounts, entries, balances. Does not own: why hours move (allocations, bookings, usage decide that).
 All amounts here are GPU-seconds (integers). The caller has locked the allocation's row, so an allocation's accounts
@@ -138,7 +138,7 @@ def fund(session: Session, programme_id: int, amount: int, *, reference: str, at
 
 
 def award(session: Session, programme_id: int, allocation_id: int, amount: int, *, at: dt.datetime, by: Actor) -> None:
-    """programme.pool → allocation.available; an overdraft is repaid first. Refusal("pool-too-small") if the pool has less."""
+    """programme.pool → allocation.available; an overdraft is repaid first. Raises Refusal("pool-too-small")."""
     owner = allocation(allocation_id)
     open_accounts(session, programme(programme_id), [Bucket.POOL])  # nobody may have funded it yet
     open_accounts(session, owner, ALLOCATION_BUCKETS)

@@ -10,7 +10,7 @@ from ..language import N_
 from ..sentences import Sentence
 
 LONGEST_REASON = 200
-_PART = re.compile(r"(\d{1,5})(?:\s*[-–~～]\s*(\d{1,5}))?")  # noqa: RUF001 - what Chinese keyboards write for "to"
+_PART = re.compile(r"(\d{1,5})(?:\s*[-–~～]\s*(\d{1,5}))?")
 _ALL = {"all", "全部", "所有"}
 
 
@@ -38,7 +38,7 @@ class NodesField(TypedField):
         if text.lower() in _ALL:
             return NodeNumbers(None)
         ranges = []
-        for part in re.split(r"[,，、;；]", text):  # noqa: RUF001 - full-width commas are typed too
+        for part in re.split(r"[,，、;；]", text):
             found = _PART.fullmatch(part.strip())
             if found is None:
                 raise ValueError(text)
@@ -69,7 +69,9 @@ class WhyForm(PortalForm):
 class MaintenanceForm(PortalForm):
     node_ids = NodesField(N_("Nodes"), [Required()])
     starts_at = MomentField(N_("Window begins"), [Required()], description=N_("For example 2026-11-20 20:00"))
-    ends_at = MomentField(N_("Window ends"), [Required()], description=N_("Nothing new starts that would run into the window."))
+    ends_at = MomentField(
+        N_("Window ends"), [Required()], description=N_("Nothing new starts that would run into the window.")
+    )
     reason = LineField(
         N_("Reason"), [Required()], most=LONGEST_REASON, description=N_("Everybody reads it on the pool’s page.")
     )

@@ -22,7 +22,7 @@ from .states import (
 
 
 class Pool(Base):
-    """GPUs of one model. `version` grows with every change of capacity or placement: a plan made on an older one is void."""
+    """GPUs of one model. `version` grows with every change of capacity or placement: older plans are void."""
 
     __tablename__ = "pools"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -89,7 +89,7 @@ class Maintenance(Base):
 
 
 class Tariff(Base):
-    """The pool's price per GPU-hour from a day in Shanghai until the next tariff begins. Never changed, only followed."""
+    """The pool's price per GPU-hour from a day in Shanghai until the next one begins. Never changed, only followed."""
 
     __tablename__ = "tariffs"
     id: Mapped[int] = mapped_column(primary_key=True)

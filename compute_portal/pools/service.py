@@ -37,12 +37,10 @@ def changed(session: Session, pool: Pool) -> None:
     session.flush()
 
 
-def void_plans(session: Session, pool_ids: sa.Select[int] | Sequence[int]) -> None:
-    """`lock_pool` and `changed` for several pools in one statement, before anything else is locked."""
-    session.execute(
-        sa.update(Pool).where(Pool.id.in_(pool_ids)).values(version=Pool.version + 1),
-        execution_options={"synchronize_session": False},
-    )
+def void_plans(pool_ids: sa.Select[int]) -> sa.Update:
+    """The statement that does `lock_pool` and `changed` for several pools; to be run before anything else is locked."""
+    table = cast(sa.Table, Pool.__table__)
+    return sa.update(table).where(table.c.id.in_(pool_ids)).values(version=table.c.version + 1)
 
 
 def add_pool(
@@ -263,12 +261,12 @@ def occupy(
     ends_at: dt.datetime,
 ) -> None:
     """Give GPUs to a booking. The pool is locked; the caller bumps the version once per transaction."""
-    occupy_all(session, pool, [(booking_id, placement, starts_at, ends_at)], fixed=fixed)
+    occupy_all(session, pool.id, [(booking_id, placement, starts_at, ends_at)], fixed=fixed)
 
 
 def occupy_all(
     session: Session,
-    pool: Pool,
+    pool_id: int,
     given: Iterable[tuple[int, Placement, dt.datetime, dt.datetime]],
     *,
     fixed: bool = False,
@@ -276,7 +274,7 @@ def occupy_all(
     """`occupy` for many bookings at once: each (booking, placement, start, end)."""
     rows = [
         {
-            "pool_id": pool.id,
+            "pool_id": pool_id,
             "node_id": node_id,
             "booking_id": booking_id,
             "gpu_mask": mask,
@@ -289,7 +287,7 @@ def occupy_all(
         for node_id, mask in placement
     ]
     if rows:
-        session.execute(sa.insert(OCCUPANCIES), rows)
+        session.execute(_OCCUPY, rows)
 
 
 def free(session: Session, booking_id: int, *, at: dt.datetime) -> None:
@@ -306,35 +304,35 @@ def free(session: Session, booking_id: int, *, at: dt.datetime) -> None:
     )
 
 
+_O = OCCUPANCIES.c
+_END = (
+    sa.update(OCCUPANCIES)
+    .where(
+        _O.booking_id == sa.bindparam("booking"),
+        _O.released_at.is_(None),
+        _O.ends_at > sa.bindparam("end"),
+        _O.starts_at <= sa.bindparam("end"),
+    )
+    .values(ends_at=sa.bindparam("end"))
+)
+_RELEASE = (
+    sa.update(OCCUPANCIES)
+    .where(_O.booking_id == sa.bindparam("booking"), _O.released_at.is_(None), _O.ends_at <= sa.bindparam("end"))
+    .values(released_at=sa.bindparam("at"), stuck_at=None)
+)
+_OCCUPY = sa.insert(OCCUPANCIES)
+
+
 def end_occupancies(session: Session, ends: Mapping[int, dt.datetime]) -> None:
     """These bookings ended: their GPUs are planned for others from then, but stay taken until `release_occupancies`."""
     if ends:
-        session.execute(
-            sa.update(OCCUPANCIES)
-            .where(
-                OCCUPANCIES.c.booking_id == sa.bindparam("booking"),
-                OCCUPANCIES.c.released_at.is_(None),
-                OCCUPANCIES.c.ends_at > sa.bindparam("end"),
-                OCCUPANCIES.c.starts_at <= sa.bindparam("end"),
-            )
-            .values(ends_at=sa.bindparam("end")),
-            [{"booking": booking_id, "end": end} for booking_id, end in ends.items()],
-        )
+        session.execute(_END, [{"booking": booking_id, "end": end} for booking_id, end in ends.items()])
 
 
 def release_occupancies(session: Session, ended: Mapping[int, dt.datetime], *, at: dt.datetime) -> None:
     """Access was taken back: others may be let in. What the booking has beyond its end then is of a later attempt."""
     if ended:
-        session.execute(
-            sa.update(OCCUPANCIES)
-            .where(
-                OCCUPANCIES.c.booking_id == sa.bindparam("booking"),
-                OCCUPANCIES.c.released_at.is_(None),
-                OCCUPANCIES.c.ends_at <= sa.bindparam("end"),
-            )
-            .values(released_at=at, stuck_at=None),
-            [{"booking": booking_id, "end": end} for booking_id, end in ended.items()],
-        )
+        session.execute(_RELEASE, [{"booking": booking_id, "end": end, "at": at} for booking_id, end in ended.items()])
 
 
 def withhold_occupancies(session: Session, booking_id: int, ended_at: dt.datetime, *, at: dt.datetime) -> None:

@@ -244,9 +244,18 @@ def plan_maintenance(pool_id: int) -> ResponseReturnValue:
             starts_at, ends_at, reason = form.starts_at.data, form.ends_at.data, form.reason.data or ""
             address = one_time(
                 form.form_key.data,
-                lambda s: service.plan_maintenance(
-                    s, pool_id, node_ids=node_ids, starts_at=starts_at, ends_at=ends_at, reason=reason, by=by, now=at
-                ).id,
+                lambda s: (
+                    service.plan_maintenance(
+                        s,
+                        pool_id,
+                        node_ids=node_ids,
+                        starts_at=starts_at,
+                        ends_at=ends_at,
+                        reason=reason,
+                        by=by,
+                        now=at,
+                    ).id
+                ),
                 lambda _id: url_for("pools.page", pool_id=pool_id, _anchor="maintenance"),
             )
         except Refusal as refusal:
@@ -307,7 +316,9 @@ def new_tariff(pool_id: int) -> ResponseReturnValue:
 def _tariff_page(pool_id: int, form: TariffForm) -> ResponseReturnValue:
     pool = queries.get_pool(read(), pool_id)
     prices = _prices(queries.price_book(read(), pool_id), now())
-    return show("pools/tariff.html", form, pool=pool, prices=prices, tomorrow=clock.day_of(now()) + dt.timedelta(days=1))
+    return show(
+        "pools/tariff.html", form, pool=pool, prices=prices, tomorrow=clock.day_of(now()) + dt.timedelta(days=1)
+    )
 
 
 @tariffs.post("/pools/<int:pool_id>/tariff/set", endpoint="set")

@@ -1,4 +1,4 @@
-"""A month of an enterprise, priced. While it is a draft its lines are computed from the charges; closing freezes them."""
+"""A month of an enterprise, priced. The lines of a draft are computed from the charges; closing freezes them."""
 
 from __future__ import annotations
 

@@ -8,10 +8,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from .. import units
-from ..access import Actor, must_see, visible
+from ..access import Actor, Columns, must_see, visible
 from ..bookings.models import Booking
 from ..enterprises.models import Enterprise
 from ..pools.models import Pool, Tariff
+from ..sentences import NotFound
 from ..usage.models import Charge
 from .models import Statement, StatementLine
 from .states import StatementState
@@ -43,6 +44,13 @@ class Totals:
     @property
     def payable_micro_yuan(self) -> int:
         return self.amount_micro_yuan + self.tax_micro_yuan
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(
+            self.gpu_seconds + other.gpu_seconds,
+            self.amount_micro_yuan + other.amount_micro_yuan,
+            self.tax_micro_yuan + other.tax_micro_yuan,
+        )
 
 
 def draft_lines(session: Session, enterprise_id: int, month: str) -> list[Line]:
@@ -119,26 +127,104 @@ def list_months(session: Session, by: Actor, limit: int = 24) -> list[str]:
     return list(session.scalars(visible(query, Statement.enterprise_id, by)))
 
 
-def count_by_state(session: Session, month: str) -> dict[StatementState, int]:
+def sums_by_state(session: Session, month: str) -> dict[StatementState, tuple[int, Totals]]:
+    """How many statements of the month are in each state, and what is frozen in them (of drafts: nothing)."""
     rows = session.execute(
-        sa.select(Statement.state, sa.func.count()).where(Statement.month == month).group_by(Statement.state)
+        sa.select(
+            Statement.state,
+            sa.func.count(),
+            sa.func.sum(Statement.gpu_seconds),
+            sa.func.sum(Statement.amount_micro_yuan),
+            sa.func.sum(Statement.tax_micro_yuan),
+        )
+        .where(Statement.month == month)
+        .group_by(Statement.state)
     )
-    return {state: n for state, n in rows}
+    return {state: (n, Totals(int(seconds), int(amount), int(tax))) for state, n, seconds, amount, tax in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """What a list of statements is narrowed to; None leaves it open. `find` is part of a name, code or number."""
+
+    month: str | None = None
+    state: StatementState | None = None
+    find: str = ""
+
+
+def _narrow(query: sa.Select[*Columns], which: Which, by: Actor) -> sa.Select[*Columns]:
+    query = visible(query.join(Enterprise, Enterprise.id == Statement.enterprise_id), Statement.enterprise_id, by)
+    if which.month is not None:
+        query = query.where(Statement.month == which.month)
+    if which.state is not None:
+        query = query.where(Statement.state == which.state)
+    if which.find:
+        query = query.where(
+            sa.or_(
+                Statement.number.icontains(which.find, autoescape=True),
+                Enterprise.name.icontains(which.find, autoescape=True),
+                Enterprise.name_en.icontains(which.find, autoescape=True),
+                Enterprise.credit_code.icontains(which.find, autoescape=True),
+            )
+        )
+    return query
+
+
+def count_statements(session: Session, which: Which, by: Actor) -> int:
+    return session.scalar(_narrow(sa.select(sa.func.count()).select_from(Statement), which, by)) or 0
 
 
 def list_statements(
-    session: Session, by: Actor, *, month: str | None = None, page: int = 1
-) -> tuple[list[tuple[Statement, Enterprise]], int]:
-    query = visible(
-        sa.select(Statement, Enterprise).join(Enterprise, Enterprise.id == Statement.enterprise_id),
-        Statement.enterprise_id,
-        by,
-    )
-    count = visible(sa.select(sa.func.count()).select_from(Statement), Statement.enterprise_id, by)
+    session: Session, which: Which, by: Actor, *, offset: int = 0
+) -> list[tuple[Statement, Enterprise]]:
+    """One page: newest month first, in a month in the order of the enterprises."""
+    query = _narrow(sa.select(Statement, Enterprise).select_from(Statement), which, by)
+    rows = session.execute(query.order_by(Statement.month.desc(), Statement.enterprise_id).limit(PAGE).offset(offset))
+    return [(statement, enterprise) for statement, enterprise in rows]
+
+
+def get_sheet(session: Session, statement_id: int, by: Actor) -> tuple[Statement, Enterprise]:
+    """A statement with its enterprise. Raises NotFound, also for another enterprise's."""
+    row = session.execute(
+        sa.select(Statement, Enterprise)
+        .join(Enterprise, Enterprise.id == Statement.enterprise_id)
+        .where(Statement.id == statement_id)
+    ).one_or_none()
+    if row is None:
+        raise NotFound
+    return must_see(row[0], by), row[1]
+
+
+def draft_totals_of(
+    session: Session, *, month: str | None = None, statement_ids: list[int] | None = None
+) -> dict[int, Totals]:
+    """Totals so far by statement id, of the drafts of a month or among some statements: one query.
+
+    Each line is rounded as on its statement, and taxed with the statement's own rate. Drafts without charges are
+    left out.
+    """
+    query = (
+        sa.select(Statement.id, Statement.tax_permille, sa.func.sum(Charge.gpu_seconds), Tariff.price_micro_yuan)
+        .join(Charge, sa.and_(Charge.enterprise_id == Statement.enterprise_id, Charge.billed_in == Statement.month))
+        .join(Tariff, Tariff.id == Charge.tariff_id)
+        .where(Statement.state == StatementState.DRAFT)
+        .group_by(
+            Statement.id, Statement.tax_permille, Charge.booking_id, Charge.tariff_id, Charge.adjustment,
+            Tariff.price_micro_yuan,
+        )
+    )  # fmt: skip
     if month is not None:
-        query, count = query.where(Statement.month == month), count.where(Statement.month == month)
-    rows = session.execute(query.order_by(Statement.month.desc(), Statement.id).limit(PAGE).offset((page - 1) * PAGE))
-    return [(statement, enterprise) for statement, enterprise in rows], session.scalar(count) or 0
+        query = query.where(Statement.month == month)
+    if statement_ids is not None:
+        query = query.where(Statement.id.in_(statement_ids))
+    seconds: dict[int, int] = {}
+    amounts: dict[int, int] = {}
+    rates: dict[int, int] = {}
+    for id, permille, line_seconds, price in session.execute(query):
+        rates[id] = permille
+        seconds[id] = seconds.get(id, 0) + int(line_seconds)
+        amounts[id] = amounts.get(id, 0) + units.amount_micro_yuan(int(line_seconds), price)
+    return {id: Totals(seconds[id], amounts[id], units.tax_micro_yuan(amounts[id], rates[id])) for id in seconds}
 
 
 def draft_totals(session: Session, month: str, enterprise_ids: list[int], tax_permille: int) -> dict[int, Totals]:
@@ -160,8 +246,6 @@ def draft_totals(session: Session, month: str, enterprise_ids: list[int], tax_pe
 def count_in_all(session: Session) -> int:
     """Statements that a month's close has frozen."""
     return (
-        session.scalar(
-            sa.select(sa.func.count()).select_from(Statement).where(Statement.state != StatementState.DRAFT)
-        )
+        session.scalar(sa.select(sa.func.count()).select_from(Statement).where(Statement.state != StatementState.DRAFT))
         or 0
     )

@@ -1,4 +1,4 @@
-"""The month of an enterprise as a statement: opened as a draft with the first charge, closed on the first for the month before.
+"""An enterprise's month as a statement: a draft from the first charge on, closed on the first of the next month.
 
 Owns: which charges make which line, and the freezing. Does not own: charges (usage), hours (ledger).
 """

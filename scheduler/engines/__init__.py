@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -101,11 +101,12 @@ class Engine(Protocol):
     def observe(self, since: dt.datetime | None) -> list[Observation]:
         """Everything that changed at or after `since`; without it, everything that waits or runs."""
 
-    def advance(self, now: dt.datetime) -> None:
-        """End what is over or lost its node. Nothing to do for an engine that lives elsewhere."""
+    def advance(self, now: dt.datetime) -> bool:
+        """End what is over or lost its node. Whether there may be something to observe: an engine that lives elsewhere
+        has nothing to do here and says yes."""
 
-    def place(self, now: dt.datetime) -> None:
-        """Start what fits. Nothing to do for an engine that lives elsewhere."""
+    def place(self, now: dt.datetime) -> bool:
+        """Start what fits. Whether there may be something to observe."""
 
     def standings(self, now: dt.datetime) -> dict[int, list[Place]]:
         """Per pool, where everything that waits stands and why."""
@@ -115,7 +116,3 @@ class Engine(Protocol):
 
     def capacity(self, pool_id: int) -> int:
         """GPUs up in the pool, as the engine sees it."""
-
-
-def keys_of(observations: Iterable[Observation]) -> list[str]:
-    return [observation.key for observation in observations]

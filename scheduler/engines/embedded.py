@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from compute_portal.allocations import fair
@@ -52,13 +53,85 @@ PLANS = 5
 LOOK_AGAIN = dt.timedelta(seconds=60)
 
 
+# Statements that every cycle runs are made once: making one costs more than running it.
+NODES, POOLS, BOOKINGS = (cast(sa.Table, model.__table__) for model in (Node, Pool, Booking))
+VERSIONS = sa.select(POOLS.c.id, POOLS.c.version)
+NAMES = sa.select(NODES.c.id, NODES.c.name).where(NODES.c.pool_id == sa.bindparam("pool"))
+LIMITS = sa.select(Limit.enterprise_id, Limit.gpus).where(Limit.pool_id == sa.bindparam("pool"))
+LOST_NODES = (
+    sa.select(Node.name, NodeInterval.starts_at)
+    .join(NodeInterval, NodeInterval.node_id == Node.id)
+    .where(Node.state.in_(NOT_THERE), NodeInterval.ends_at.is_(None))
+)
+LEAVES = (
+    sa.select(
+        Allocation.programme_id, Programme.shares, Allocation.enterprise_id, EnterpriseShare.shares, Allocation.id,
+        Allocation.shares, FairUsage.usage, FairUsage.as_of,
+    )
+    .join(Programme, Programme.id == Allocation.programme_id)
+    .outerjoin(
+        EnterpriseShare,
+        sa.and_(
+            EnterpriseShare.programme_id == Allocation.programme_id,
+            EnterpriseShare.enterprise_id == Allocation.enterprise_id,
+        ),
+    )
+    .outerjoin(FairUsage, FairUsage.allocation_id == Allocation.id)
+    .where(
+        Allocation.pool_id == sa.bindparam("pool"),
+        sa.or_(
+            Allocation.state.in_((AllocationState.ACTIVE, AllocationState.SUSPENDED)),
+            Allocation.id.in_(sa.bindparam("waiting", expanding=True)),
+        ),
+    )
+)  # fmt: skip
+BUMP = (
+    sa.update(POOLS)
+    .where(POOLS.c.id == sa.bindparam("pool"), POOLS.c.version == sa.bindparam("planned"))
+    .values(version=POOLS.c.version + 1)
+)
+STILL_QUEUED = sa.select(BOOKINGS.c.id).where(
+    BOOKINGS.c.id.in_(sa.bindparam("ids", expanding=True)), BOOKINGS.c.state == BookingState.QUEUED
+)
+PLACE = (
+    sa.update(LEASES)
+    .where(LEASES.c.key == sa.bindparam("this_key"), LEASES.c.state == LeaseState.WAITING)
+    .values(
+        state=LeaseState.PLACED,
+        placed_at=sa.bindparam("at"),
+        until_at=sa.bindparam("until"),
+        nodes=sa.bindparam("on_nodes"),
+        reason=None,
+        changed_at=sa.bindparam("at"),
+    )
+)
+END = (
+    sa.update(LEASES)
+    .where(LEASES.c.key == sa.bindparam("this_key"), LEASES.c.state != LeaseState.ENDED)
+    .values(
+        state=LeaseState.ENDED,
+        ended_at=sa.bindparam("at"),
+        failed=sa.bindparam("lost"),
+        reason=sa.bindparam("why"),
+        changed_at=sa.bindparam("now"),
+    )
+)
+OBSERVE = sa.select(
+    LEASES.c.key, LEASES.c.state, LEASES.c.nodes, LEASES.c.placed_at, LEASES.c.until_at, LEASES.c.ended_at,
+    LEASES.c.failed, LEASES.c.reason,
+).order_by(LEASES.c.changed_at, LEASES.c.booking_id)  # fmt: skip
+OBSERVE_ONE = OBSERVE.where(LEASES.c.key == sa.bindparam("this_key"))
+OBSERVE_OPEN = OBSERVE.where(LEASES.c.state != LeaseState.ENDED)
+OBSERVE_SINCE = OBSERVE.where(LEASES.c.changed_at >= sa.bindparam("since"))
+
+
 class Transact(Protocol):
     def __call__(self, work: Callable[[Session], T]) -> T: ...
 
 
 @dataclass(slots=True)
 class _Placed:
-    booking_id: int
+    key: str
     enterprise_id: int
     gpus: int
     until_at: dt.datetime
@@ -89,11 +162,10 @@ class _Queue:
     changed: bool = True  # since the last plan
     planned_version: int | None = None
     look_again_at: dt.datetime | None = None
-    nodes_version: int | None = None
     seen: _Seen | None = None
 
-    def put(self, key: str, placed: _Placed) -> None:
-        self.placed[key] = placed
+    def put(self, placed: _Placed) -> None:
+        self.placed[placed.key] = placed
         self.running[placed.enterprise_id] = self.running.get(placed.enterprise_id, 0) + placed.gpus
 
     def drop(self, key: str) -> None:
@@ -108,12 +180,14 @@ class _Queue:
 
 @dataclass(slots=True)
 class _Seen:
-    """The availability at a version. As time passes it stays true until something that is taken reaches its end."""
+    """A pool at a version. As time passes it stays true until something that is taken reaches its end."""
 
     version: int
     until_at: dt.datetime
     availability: Availability
-    names: dict[int, str]
+    names: dict[int, str]  # of nodes
+    leaves: list[Leaf]
+    limits: dict[int, int]
 
 
 class EmbeddedEngine:
@@ -126,6 +200,8 @@ class EmbeddedEngine:
         self._transact = transact
         self._half_life_days = half_life_days
         self._memory: dict[int, _Queue] | None = None
+        insert = postgresql.insert if database.is_postgresql else sqlite.insert
+        self._insert = insert(LEASES).on_conflict_do_nothing().returning(LEASES.c.key)
 
     @contextmanager
     def _remembering(self) -> Iterator[dict[int, _Queue]]:
@@ -154,69 +230,62 @@ class EmbeddedEngine:
     def hand_over(self, attempts: Sequence[HandOver], now: dt.datetime) -> dict[str, str]:
         with self._remembering() as queues:
             by_key = {attempt.key: attempt for attempt in attempts}
-
-            def work(session: Session) -> list[HandOver]:
-                known = set(session.scalars(sa.select(Lease.key).where(Lease.key.in_(by_key))))
-                new = [attempt for key, attempt in by_key.items() if key not in known]
-                if new:
-                    session.execute(sa.insert(LEASES), [_lease_row(attempt, now) for attempt in new])
-                return new
-
-            for attempt in self._transact(work):
-                queue = queues.setdefault(attempt.pool_id, _Queue())
-                _queue_up(queue, attempt, None)
+            rows = [_lease_row(attempt, now) for attempt in attempts]
+            # A key that is there already, also one that has ended, is not queued again.
+            for key in self._transact(lambda session: list(session.scalars(self._insert, rows))):
+                _queue_up(queues.setdefault(by_key[key].pool_id, _Queue()), by_key[key], None)
             return {key: f"lease {key}" for key in by_key}
 
     def stop(self, keys: Sequence[str], now: dt.datetime) -> None:
         with self._remembering() as queues:
-            until = {key: placed.until_at for queue in queues.values() for key, placed in queue.placed.items()}
+            placed = [queue.placed[key] for queue in queues.values() for key in keys if key in queue.placed]
+            until = {one.key: one.until_at for one in placed}
             self._end([(key, min(now, until.get(key, now)), None) for key in keys], queues, now)
 
     def find(self, key: str) -> Observation | None:
         with self._database.read_only() as session:
-            found = _observations(session, Lease.key == key)
+            found = _observations(session, OBSERVE_ONE, this_key=key)
         return found[0] if found else None
 
     def observe(self, since: dt.datetime | None) -> list[Observation]:
         with self._database.read_only() as session:
             if since is None:
-                return _observations(session, Lease.state != LeaseState.ENDED)
-            return _observations(session, Lease.changed_at >= since)
+                return _observations(session, OBSERVE_OPEN)
+            return _observations(session, OBSERVE_SINCE, since=since)
 
-    def advance(self, now: dt.datetime) -> None:
+    def advance(self, now: dt.datetime) -> bool:
         """End what has reached its end, and what runs on nodes that are down."""
         with self._remembering() as queues:
-            ends: dict[str, tuple[dt.datetime, Sentence | None]] = {
-                key: (placed.until_at, None)
-                for queue in queues.values()
-                for key, placed in queue.placed.items()
-                if placed.until_at <= now
-            }
-            for key, fixed in [(key, fixed) for queue in queues.values() for key, fixed in queue.fixed.items()]:
-                if fixed.ends_at <= now:
-                    ends[key] = fixed.ends_at, Sentence("window-missed")
-            for key, end in self._on_lost_nodes(queues, now).items():
-                ends.setdefault(key, end)
+            ends: dict[str, tuple[dt.datetime, Sentence | None]] = {}
+            for queue in queues.values():
+                ends |= {key: (one.until_at, None) for key, one in queue.placed.items() if one.until_at <= now}
+                for key, fixed in queue.fixed.items():
+                    if fixed.ends_at <= now:
+                        ends[key] = fixed.ends_at, Sentence("window-missed")
+            ends = self._on_lost_nodes(queues, now) | ends
             self._end([(key, at, reason) for key, (at, reason) in ends.items()], queues, now)
+            return bool(ends)
 
-    def place(self, now: dt.datetime) -> None:
+    def place(self, now: dt.datetime) -> bool:
         with self._remembering() as queues:
             if not any(queue.waiting or queue.fixed for queue in queues.values()):
-                return
+                return False
             with self._database.read_only() as session:
-                versions = _versions(session)
+                versions = _pairs(session, VERSIONS)
+            placed = False
             for pool_id, queue in queues.items():
                 for fixed in list(queue.fixed.values()):
                     if fixed.starts_at <= now:
-                        self._start_fixed(pool_id, queue, fixed, now)
-                self._start_flexible(pool_id, queue, versions[pool_id], now)
+                        placed |= self._start_fixed(pool_id, queue, fixed, now)
+                placed |= self._start_flexible(pool_id, queue, versions[pool_id], now)
+            return placed
 
     def standings(self, now: dt.datetime) -> dict[int, list[Place]]:
         with self._remembering() as queues:
             places: dict[int, list[Place]] = {}
             with self._database.read_only() as session:
-                versions = _versions(session)
-                for pool_id in versions:
+                versions = _pairs(session, VERSIONS)
+                for pool_id, version in versions.items():
                     queue = queues.get(pool_id) or _Queue()
                     waiting = len(queue.waiting)
                     places[pool_id] = [
@@ -225,7 +294,8 @@ class EmbeddedEngine:
                         if fixed.starts_at <= now
                     ]
                     if waiting:
-                        snapshot, _ = self._snapshot(session, pool_id, queue, now)
+                        seen = self._see(session, pool_id, queue, version, now)
+                        snapshot = _snapshot(queue, seen, now)
                         places[pool_id] += [
                             Place(
                                 standing.waiting.booking_id,
@@ -241,24 +311,25 @@ class EmbeddedEngine:
 
     # -- flexible bookings --------------------------------------------------------------------------------------------
 
-    def _start_flexible(self, pool_id: int, queue: _Queue, version: int, now: dt.datetime) -> None:
-        """Plan and apply; again when the pool changed in between, a few times at most."""
+    def _start_flexible(self, pool_id: int, queue: _Queue, version: int, now: dt.datetime) -> bool:
+        """Plan and apply; again when the pool changed in between, a few times at most. Whether anything changed."""
+        dropped = False
         for _ in range(PLANS):
             if not queue.waiting or not self._worth_planning(queue, version, now):
-                return
+                return dropped
             with self._database.read_only() as session:
-                snapshot, seen = self._snapshot(session, pool_id, queue, now)
-            decision = planner.plan(snapshot, standings=False)
+                seen = self._see(session, pool_id, queue, version, now)
+            decision = planner.plan(_snapshot(queue, seen, now), standings=False)
             if not decision.starts or self._apply(pool_id, queue, seen, decision.starts, now):
                 queue.planned_version, queue.changed = seen.version, False
-                queue.look_again_at = min(
-                    [now + LOOK_AGAIN]
-                    + [_instant(w.not_before) for w in queue.waiting.values() if w.not_before > snapshot.now]
-                )
-                return
+                not_before = [_instant(w.not_before) for w in queue.waiting.values() if w.not_before > now.timestamp()]
+                queue.look_again_at = min([now + LOOK_AGAIN, *not_before])
+                return dropped or bool(decision.starts)
+            dropped = True
             with self._database.read_only() as session:
-                version = _versions(session)[pool_id]
+                version = _pairs(session, VERSIONS)[pool_id]
         log.warning("the pool changed during every plan", extra={"pool_id": pool_id})
+        return dropped
 
     def _worth_planning(self, queue: _Queue, version: int, now: dt.datetime) -> bool:
         """Whether anything changed since the last plan that started all it could."""
@@ -267,64 +338,33 @@ class EmbeddedEngine:
         at_rest = looked is not None and looked - LOOK_AGAIN <= now < looked
         return queue.changed or queue.planned_version != version or not at_rest
 
-    def _snapshot(self, session: Session, pool_id: int, queue: _Queue, now: dt.datetime) -> tuple[Snapshot, _Seen]:
-        seen = self._see(session, pool_id, queue, now)
-        snapshot = Snapshot(
-            now=int(now.timestamp()),
-            availability=seen.availability,
-            waiting=list(queue.waiting.values()),
-            leaves=self._leaves(session, pool_id, queue, now),
-            limits=_pairs(session, sa.select(Limit.enterprise_id, Limit.gpus).where(Limit.pool_id == pool_id)),
-            running=queue.running,
-        )
-        return snapshot, seen
-
-    def _see(self, session: Session, pool_id: int, queue: _Queue, now: dt.datetime) -> _Seen:
-        """The availability now, read only when the pool changed or something in it came to its end."""
-        pool = session.get_one(Pool, pool_id)
+    def _see(self, session: Session, pool_id: int, queue: _Queue, version: int, now: dt.datetime) -> _Seen:
+        """The pool now, read only when it changed or something in it came to its end."""
         seen = queue.seen
-        if seen is None or seen.version != pool.version or not seen.until_at - LOOK_AGAIN <= now < seen.until_at:
-            ends = session.scalar(
-                sa.select(sa.func.min(Occupancy.ends_at)).where(
-                    Occupancy.pool_id == pool_id, Occupancy.released_at.is_(None), Occupancy.ends_at > now
-                )
+        if (
+            seen is None
+            or seen.version != version
+            or not seen.until_at - LOOK_AGAIN <= now < seen.until_at
+            or not {waiting.allocation_id for waiting in queue.waiting.values()}
+            <= {leaf.allocation_id for leaf in seen.leaves}
+        ):
+            pool = session.get_one(Pool, pool_id)
+            # What is taken now frees nothing before the first of these ends: flexible ones by their longest run, fixed
+            # ones by their window, and both are placed here.
+            ends = [one.until_at for one in queue.placed.values() if one.until_at > now]
+            seen = queue.seen = _Seen(
+                version=pool.version,
+                until_at=min([now + LOOK_AGAIN, *ends]),
+                availability=pool_queries.load_availability(session, pool, now),
+                names=_pairs(session, NAMES, {"pool": pool_id}),
+                leaves=self._leaves(session, pool_id, queue, now),
+                limits=_pairs(session, LIMITS, {"pool": pool_id}),
             )
-            limit = now + LOOK_AGAIN
-            until_at = limit if ends is None else min(limit, ends)
-            names = _pairs(session, sa.select(Node.id, Node.name).where(Node.pool_id == pool_id))
-            availability = pool_queries.load_availability(session, pool, now)
-            seen = queue.seen = _Seen(pool.version, until_at, availability, names)
         return seen
 
     def _leaves(self, session: Session, pool_id: int, queue: _Queue, now: dt.datetime) -> list[Leaf]:
-        rows = session.execute(
-            sa.select(
-                Allocation.programme_id,
-                Programme.shares,
-                Allocation.enterprise_id,
-                EnterpriseShare.shares,
-                Allocation.id,
-                Allocation.shares,
-                FairUsage.usage,
-                FairUsage.as_of,
-            )
-            .join(Programme, Programme.id == Allocation.programme_id)
-            .outerjoin(
-                EnterpriseShare,
-                sa.and_(
-                    EnterpriseShare.programme_id == Allocation.programme_id,
-                    EnterpriseShare.enterprise_id == Allocation.enterprise_id,
-                ),
-            )
-            .outerjoin(FairUsage, FairUsage.allocation_id == Allocation.id)
-            .where(
-                Allocation.pool_id == pool_id,
-                sa.or_(
-                    Allocation.state.in_((AllocationState.ACTIVE, AllocationState.SUSPENDED)),
-                    Allocation.id.in_({waiting.allocation_id for waiting in queue.waiting.values()}),
-                ),
-            )
-        )
+        waiting = sorted({waiting.allocation_id for waiting in queue.waiting.values()})
+        rows = session.execute(LEAVES, {"pool": pool_id, "waiting": waiting})
         half_life = self._half_life_days * 86_400
         return [
             Leaf(
@@ -342,56 +382,52 @@ class EmbeddedEngine:
         ]  # fmt: skip
 
     def _apply(self, pool_id: int, queue: _Queue, seen: _Seen, starts: Sequence[Start], now: dt.datetime) -> bool:
-        """Give the GPUs, if the pool is still at the version that was planned on. False if it is not."""
+        """Give the GPUs, if the pool is still at the version that was planned on and everybody still wants them.
 
-        def work(session: Session) -> tuple[list[Start], list[Start]] | None:
-            pool = pools.lock_pool(session, pool_id)
-            if pool.version != seen.version:
+        False if not: those who no longer wait are dropped, and it is to be planned again.
+        """
+
+        def work(session: Session) -> list[Start] | None:
+            if session.execute(BUMP, {"pool": pool_id, "planned": seen.version}).rowcount != 1:  # type: ignore[attr-defined]
                 return None
-            ids = [start.waiting.booking_id for start in starts]
-            still = set(
-                session.scalars(sa.select(Booking.id).where(Booking.id.in_(ids), Booking.state == BookingState.QUEUED))
-            )
-            given = [start for start in starts if start.waiting.booking_id in still]
+            still = set(session.scalars(STILL_QUEUED, {"ids": [start.waiting.booking_id for start in starts]}))
             gone = [start for start in starts if start.waiting.booking_id not in still]
+            if gone:
+                _write_ended(session, [(start.waiting.key, now, None) for start in gone], now)
+                return gone
             pools.occupy_all(
                 session,
-                pool,
-                [(start.waiting.booking_id, start.placement, now, _instant(start.ends_at)) for start in given],
+                pool_id,
+                [(start.waiting.booking_id, start.placement, now, _instant(start.ends_at)) for start in starts],
             )
             _write_placed(
                 session,
                 [
                     (start.waiting.key, now, _instant(start.ends_at), _nodes(start.placement, seen.names))
-                    for start in given
+                    for start in starts
                 ],
             )
-            _write_ended(session, [(start.waiting.key, now, None) for start in gone], now)
-            pools.changed(session, pool)
-            return given, gone
+            return []
 
-        applied = self._transact(work)
-        if applied is None:
+        gone = self._transact(work)
+        if gone is None or gone:
+            queue.seen = None
+            for start in gone or ():
+                queue.drop(start.waiting.key)
             return False
-        given, gone = applied
-        for start in gone:
-            queue.drop(start.waiting.key)
-        for start in given:
+        for start in starts:
             waiting = queue.waiting.pop(start.waiting.key)
             nodes = frozenset(seen.names[node_id] for node_id, _mask in start.placement)
             ends_at = _instant(start.ends_at)
-            queue.put(waiting.key, _Placed(waiting.booking_id, waiting.enterprise_id, waiting.gpus, ends_at, nodes))
+            queue.put(_Placed(waiting.key, waiting.enterprise_id, waiting.gpus, ends_at, nodes))
             seen.availability.occupy(start.placement, int(now.timestamp()), start.ends_at)
             seen.until_at = min(seen.until_at, ends_at)
         seen.version += 1
-        if gone:  # what they were given in the plan is free for others
-            queue.seen, queue.changed = None, True
-            return False
         return True
 
     # -- fixed bookings -----------------------------------------------------------------------------------------------
 
-    def _start_fixed(self, pool_id: int, queue: _Queue, fixed: _Fixed, now: dt.datetime) -> None:
+    def _start_fixed(self, pool_id: int, queue: _Queue, fixed: _Fixed, now: dt.datetime) -> bool:
         """On its own GPUs; if those are not to be had, on others; else it keeps waiting and says why."""
 
         def work(session: Session) -> tuple[list[dict[str, Any]], bool] | None:
@@ -400,12 +436,11 @@ class EmbeddedEngine:
             if state is not BookingState.CONFIRMED:
                 _write_ended(session, [(fixed.key, now, None)], now)
                 return None
-            names = _pairs(session, sa.select(Node.id, Node.name).where(Node.pool_id == pool_id))
             placement = _own_placement(session, fixed, now)
             moved = placement is None
             if placement is None:
                 placement = _move(session, pool, fixed, now)
-            nodes = _nodes(placement, names)
+            nodes = _nodes(placement, _pairs(session, NAMES, {"pool": pool_id}))
             _write_placed(session, [(fixed.key, now, fixed.ends_at, nodes)])
             return nodes, moved
 
@@ -413,7 +448,7 @@ class EmbeddedEngine:
             result = self._transact(work)
         except _NoRoom:
             self._keep_waiting(fixed, now)
-            return
+            return False
         del queue.fixed[fixed.key]
         queue.changed = True
         if result is not None:
@@ -422,7 +457,8 @@ class EmbeddedEngine:
                 log.warning("fixed booking moved to other nodes", extra={"key": fixed.key, "nodes": nodes})
                 queue.seen = None
             names = frozenset(node["node"] for node in nodes)
-            queue.put(fixed.key, _Placed(fixed.booking_id, fixed.enterprise_id, fixed.gpus, fixed.ends_at, names))
+            queue.put(_Placed(fixed.key, fixed.enterprise_id, fixed.gpus, fixed.ends_at, names))
+        return True
 
     def _keep_waiting(self, fixed: _Fixed, now: dt.datetime) -> None:
         reason = Sentence("wait-nodes-down")
@@ -441,23 +477,12 @@ class EmbeddedEngine:
         if not any(queue.placed for queue in queues.values()):
             return {}
         with self._database.read_only() as session:
-            versions = _versions(session)
-            changed = [id for id, queue in queues.items() if queue.nodes_version != versions[id]]
-            if not changed:
-                return {}
-            lost = _pairs(
-                session,
-                sa.select(Node.name, NodeInterval.starts_at)
-                .join(NodeInterval, NodeInterval.node_id == Node.id)
-                .where(Node.pool_id.in_(changed), Node.state.in_(NOT_THERE), NodeInterval.ends_at.is_(None)),
-            )
+            lost = _pairs(session, LOST_NODES)
         ends: dict[str, tuple[dt.datetime, Sentence | None]] = {}
-        for pool_id in changed:
-            queues[pool_id].nodes_version = versions[pool_id]
-            for key, placed in queues[pool_id].placed.items() if lost else ():
-                down = sorted((lost[name], name) for name in placed.nodes if name in lost)
-                if down:
-                    ends[key] = min(down[0][0], now), Sentence("node-down", node=down[0][1])
+        for key, placed in ((key, one) for queue in queues.values() for key, one in queue.placed.items()):
+            down = sorted((lost[name], name) for name in placed.nodes if name in lost) if lost else []
+            if down:
+                ends[key] = min(down[0][0], now), Sentence("node-down", node=down[0][1])
         return ends
 
     def _end(
@@ -486,9 +511,7 @@ class EmbeddedEngine:
                     nodes = frozenset(node["node"] for node in lease.nodes or ())
                     if lease.until_at is None:
                         raise ValueError(f"lease {lease.key} is placed without an end")
-                    queue.put(
-                        lease.key, _Placed(lease.booking_id, lease.enterprise_id, lease.gpus, lease.until_at, nodes)
-                    )
+                    queue.put(_Placed(lease.key, lease.enterprise_id, lease.gpus, lease.until_at, nodes))
         return queues
 
 
@@ -500,12 +523,20 @@ def _instant(second: int) -> dt.datetime:
     return dt.datetime.fromtimestamp(second, dt.UTC)
 
 
-def _versions(session: Session) -> dict[int, int]:
-    return _pairs(session, sa.select(Pool.id, Pool.version))
+def _snapshot(queue: _Queue, seen: _Seen, now: dt.datetime) -> Snapshot:
+    return Snapshot(
+        now=int(now.timestamp()),
+        availability=seen.availability,
+        waiting=list(queue.waiting.values()),
+        leaves=seen.leaves,
+        limits=seen.limits,
+        running=queue.running,
+    )
 
 
-def _pairs(session: Session, query: sa.Select[K, V]) -> dict[K, V]:
-    return {key: value for key, value in session.execute(query)}
+def _pairs(session: Session, query: sa.Select[K, V], values: Mapping[str, Any] | None = None) -> dict[K, V]:
+    rows = session.execute(query, values)
+    return {key: value for key, value in rows}  # noqa: C416 - dict() takes a result's keys() for a mapping's
 
 
 def _queue_up(queue: _Queue, asked: HandOver | Lease, reason: Sentence | None) -> None:
@@ -554,57 +585,36 @@ def _lease_row(asked: HandOver, now: dt.datetime) -> dict[str, Any]:
 def _write_placed(
     session: Session, given: Sequence[tuple[str, dt.datetime, dt.datetime, list[dict[str, Any]]]]
 ) -> None:
-    if given:
-        session.execute(
-            sa.update(LEASES)
-            .where(LEASES.c.key == sa.bindparam("this_key"), LEASES.c.state == LeaseState.WAITING)
-            .values(
-                state=LeaseState.PLACED,
-                placed_at=sa.bindparam("at"),
-                until_at=sa.bindparam("until"),
-                nodes=sa.bindparam("on_nodes"),
-                reason=None,
-                changed_at=sa.bindparam("at"),
-            ),
-            [{"this_key": key, "at": at, "until": until, "on_nodes": nodes} for key, at, until, nodes in given],
-        )
+    """Each (key, from, until, nodes)."""
+    session.execute(
+        PLACE,
+        [{"this_key": key, "at": at, "until": until, "on_nodes": nodes} for key, at, until, nodes in given],
+    )
 
 
 def _write_ended(session: Session, ends: Iterable[tuple[str, dt.datetime, Sentence | None]], now: dt.datetime) -> None:
     """Each (key, instant, reason if it failed). What has ended already stays as it is."""
-    rows = [
-        {"this_key": key, "at": at, "why": None if why is None else why.to_json(), "lost": why is not None}
-        for key, at, why in ends
-    ]
-    if rows:
-        session.execute(
-            sa.update(LEASES)
-            .where(LEASES.c.key == sa.bindparam("this_key"), LEASES.c.state != LeaseState.ENDED)
-            .values(
-                state=LeaseState.ENDED,
-                ended_at=sa.bindparam("at"),
-                failed=sa.bindparam("lost"),
-                reason=sa.bindparam("why"),
-                changed_at=now,
-            ),
-            rows,
-        )
+    session.execute(
+        END,
+        [
+            {
+                "this_key": key,
+                "at": at,
+                "why": None if why is None else why.to_json(),
+                "lost": why is not None,
+                "now": now,
+            }
+            for key, at, why in ends
+        ],
+    )
 
 
-def _observations(session: Session, which: sa.ColumnElement[bool]) -> list[Observation]:
-    rows = session.execute(
-        sa.select(
-            Lease.key, Lease.state, Lease.nodes, Lease.placed_at, Lease.until_at, Lease.ended_at, Lease.failed,
-            Lease.reason,
-        )
-        .where(which)
-        .order_by(Lease.changed_at, Lease.booking_id)
-    )  # fmt: skip
+def _observations(session: Session, query: sa.Select[Any], **values: Any) -> list[Observation]:
     return [
         Observation(
             key, LeaseState(state), nodes or [], placed_at, until_at, ended_at, failed, Sentence.from_json(reason)
         )
-        for key, state, nodes, placed_at, until_at, ended_at, failed, reason in rows
+        for key, state, nodes, placed_at, until_at, ended_at, failed, reason in session.execute(query, values)
     ]
 
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from compute_portal import verify
+from compute_portal import clock, units, verify
 from compute_portal.access import SYSTEM
+from compute_portal.bookings import attempts
 from compute_portal.bookings import service as bookings
 from compute_portal.db import Database
 from compute_portal.policy import Policy
 from compute_portal.pools import service as pools
 from compute_portal.pools.states import NodeState
+from compute_portal.programmes import service as programmes
+from compute_portal.sentences import Sentence
+from compute_portal.tables import Base
+from compute_portal.usage import service as usage
 from migrations.triggers import APPEND_ONLY
 from tests import walk
 from tests.cast import HOUR, NOW, Cast
@@ -582,9 +590,6 @@ def test_a_table_that_lets_its_rows_be_changed_is_named_and_left_as_it_was(city:
 
 
 def test_a_failed_attempt_that_went_on_elsewhere_is_no_damage(cast: Cast, policy: Policy) -> None:
-    from compute_portal.bookings import attempts
-    from compute_portal.sentences import Sentence
-
     booking_id = cast.submit(cast.flexible(gpus=8, hours=4), policy.bookings)
     key = walk.start(cast, booking_id, at=NOW)
     failed_at = NOW + HOUR + HOUR / 4
@@ -606,3 +611,123 @@ def test_a_month_closed_without_use_and_a_lapsed_booking_are_no_damage(cast: Cas
     cast.database.transaction(lambda s: bookings.lapse(s, booking_id, by=SYSTEM, now=NOW + HOUR))
     walk.close(cast, cast.luyu, "2026-11", policy, now=AFTER_THE_MONTH)
     assert recount(cast.database) == []
+
+
+# -- speed ------------------------------------------------------------------------------------------------------------
+
+BOOKINGS = 20_000
+
+
+def _many(cast: Cast, policy: Policy, n: int) -> None:
+    """`n` settled bookings, each a copy of one that went the whole way, one after the other on the same four GPUs."""
+    booking_id = cast.submit(cast.flexible(gpus=4, hours=3), policy.bookings)
+    walk.run(cast, booking_id, at=NOW, until=NOW + 3 * HOUR)
+    shift = 4 * 3600
+
+    def copies(session: Session) -> None:
+        for table, pick in (
+            ("bookings", "id"), ("attempts", "booking_id"), ("occupancies", "booking_id"),
+            ("usage_records", "booking_id"), ("charges", "booking_id"),
+        ):  # fmt: skip
+            _copy(session, Base.metadata.tables[table], pick, booking_id, n, shift)
+        history = Base.metadata.tables["history_entries"]
+        rows = session.execute(
+            sa.select(history).where(history.c.kind == "booking", history.c.subject_id == booking_id)
+        ).mappings()
+        _insert(session, history, [dict(row) | {"id": None, "subject_id": k} for row in rows for k in range(2, n + 1)])
+        entries = Base.metadata.tables["ledger_entries"]
+        first = (
+            session.execute(
+                sa.select(entries).where(entries.c.verb.in_(("hold", "charge", "release"))).order_by(entries.c.id)
+            )
+            .mappings()
+            .all()
+        )
+        records = [row for row in first if row["verb"] == "charge"]
+        new = []
+        for k in range(2, n + 1):
+            for row in first:
+                if row["verb"] == "charge":
+                    reference = f"usage:{(k - 1) * len(records) + records.index(row) + 1}"
+                else:
+                    reference = row["reference"].replace(f":{booking_id}:", f":{k}:")
+                new.append(dict(row) | {"id": None, "reference": reference})
+        _insert(session, entries, new)
+        used = sum(row["amount"] for row in records)
+        # The books must be right: what the copies used was awarded.
+        session.execute(
+            sa.text(
+                "UPDATE ledger_accounts SET balance = balance + :all WHERE owner = 'allocation:1' AND bucket = 'used'"
+            ),
+            {"all": used * (n - 1)},
+        )
+        award = next(iter(session.execute(sa.select(entries).where(entries.c.verb == "award")).mappings()))
+        _insert(session, entries, [dict(award) | {"id": None, "leg": 9, "amount": used * (n - 1)}])
+        session.execute(
+            sa.text("UPDATE allocations SET awarded_gpu_seconds = awarded_gpu_seconds + :all WHERE id = 1"),
+            {"all": used * (n - 1)},
+        )
+        session.execute(
+            sa.text("UPDATE ledger_accounts SET balance = balance - :all WHERE bucket = 'pool'"),
+            {"all": used * (n - 1)},
+        )
+
+    cast.database.transaction(
+        lambda s: programmes.fund(
+            s, cast.programme, units.gpu_seconds(1_000_000), reference="more", by=cast.finance, now=NOW
+        )
+    )
+    cast.database.transaction(copies)
+
+
+def _copy(session: Session, table: sa.Table, pick: str, booking_id: int, n: int, shift: int) -> None:
+    rows = session.execute(sa.select(table).where(table.c[pick] == booking_id).order_by(table.c.id)).mappings().all()
+    new = []
+    for k in range(2, n + 1):
+        for place, row in enumerate(rows):
+            copy = dict(row)
+            for name, value in copy.items():
+                if isinstance(value, dt.datetime) and name not in ("recorded_at", "charged_at"):
+                    copy[name] = value + dt.timedelta(seconds=(k - 1) * shift)
+            copy["id"] = (k - 1) * len(rows) + place + 1
+            if "booking_id" in copy:
+                copy["booking_id"] = k
+            if table.name == "attempts":
+                copy["key"] = f"booking-{k}-1"
+            if table.name == "usage_records":
+                copy |= {"attempt_id": k, "source": f"booking-{k}-1@{place}", "day_on": clock.day_of(copy["starts_at"])}
+            if table.name == "charges":
+                copy["usage_record_id"] = copy["id"]
+            new.append(copy)
+    if table.name == "charges":  # each in the month of its use
+        used = Base.metadata.tables["usage_records"]
+        months = {id: clock.month_of(at) for id, at in session.execute(sa.select(used.c.id, used.c.starts_at))}
+        for copy in new:
+            copy["billed_in"] = months[copy["usage_record_id"]]
+        enterprise_id = rows[0]["enterprise_id"]
+        for month in {copy["billed_in"] for copy in new}:
+            usage.ensure_month(session, enterprise_id, month)
+    _insert(session, table, new)
+
+
+def _insert(session: Session, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    if all(row["id"] is None for row in rows):
+        rows = [{name: value for name, value in row.items() if name != "id"} for row in rows]
+    session.execute(sa.insert(table), rows)
+
+
+@pytest.mark.bench
+def test_twenty_thousand_bookings_are_recounted_in_seconds_with_constant_memory(cast: Cast, policy: Policy) -> None:
+    _many(cast, policy, BOOKINGS)
+    begin = time.perf_counter()
+    problems = recount(cast.database)
+    seconds = time.perf_counter() - begin
+    store = "postgresql" if cast.database.is_postgresql else "sqlite"
+    print(f"\nverify, {store}: {BOOKINGS:,} bookings in {seconds:.1f} s")
+    assert problems == []
+    assert seconds < 20
+    tracemalloc.start()
+    recount(cast.database)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10_000_000, f"{peak:,} bytes"

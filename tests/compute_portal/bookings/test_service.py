@@ -124,6 +124,15 @@ def test_a_full_window_is_refused_with_the_closest_one_that_would_do(cast: Cast,
     assert refused.value.sentence.id == "fixed-share-full"
 
 
+def test_a_window_that_has_begun_can_no_longer_be_approved(cast: Cast, policy: Policy) -> None:
+    booking_id = cast.submit(cast.fixed(gpus=16, hours=200, start_in=24), policy.bookings)
+    with pytest.raises(Refusal) as refused:
+        cast.database.transaction(
+            lambda s: service.approve(s, booking_id, by=cast.operator, now=NOW + dt.timedelta(hours=24))
+        )
+    assert refused.value.sentence.id == "start-is-past"
+
+
 def test_cancelling_gives_hours_and_cards_back(cast: Cast, policy: Policy) -> None:
     booking_id = cast.submit(cast.fixed(gpus=16), policy.bookings)
     cast.database.transaction(lambda s: service.cancel(s, booking_id, by=cast.member, now=NOW + HOUR))

@@ -400,8 +400,8 @@ def test_a_running_booking_is_used_stopped_and_says_that_the_scheduler_was_asked
     assert "Charge up to now 2 GPU-hours ¥33.00 at most" in asked and "Comes back 30 GPU-hours" in asked
     post(chen, f"/bookings/{booking_id}/stop")
     assert state_of(cast, booking_id) is BookingState.STOPPING
-    page = words(chen.get(f"/bookings/{booking_id}"))
-    assert "The scheduler was asked to stop it (today 10:30)" in page and "Stop booking" not in page
+    stopping = words(chen.get(f"/bookings/{booking_id}"))
+    assert "The scheduler was asked to stop it (today 10:30)" in stopping and "Stop booking" not in stopping
     with cast.database.read_only() as session:
         assert [e.verb for e in list_history(session, Booking.LIFE, booking_id)][:2] == ["stop", "claim"]
 

@@ -1,0 +1,127 @@
+"""python -m scheduler [--once] | simulate TRACE …
+
+Without arguments: wait to be the active scheduler of this database, then work until SIGTERM. Exit codes: 0 after an
+orderly stop, 1 when something was left undone, 2 for what the person who starts it can mend, 70 when cycles stopped
+(the watchdog), 75 when another scheduler took over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import sqlalchemy as sa
+
+from compute_portal import clock, schema
+from compute_portal.db import Database
+from compute_portal.policy import PolicyError, load_policy
+from config.logs import configure_logs
+from config.settings import Settings, SettingsError, load_settings
+from scheduler.access_hook import AccessHook
+from scheduler.context import open_context
+from scheduler.leader import Leader, LostLeadership, Watchdog, notify
+from scheduler.timetable import Timetable, entries, run_once
+
+log = logging.getLogger("scheduler")
+# So many cycles may fail to come, and at least this long, before the watchdog ends the process.
+CYCLES, LEAST_SECONDS = 12, 60
+
+
+class CannotStart(Exception):
+    """One sentence for the person who starts the process."""
+
+
+def main(argv: Sequence[str]) -> int:
+    if argv[:1] == ["simulate"]:
+        return int(importlib.import_module("scheduler.simulate").main(argv[1:]))
+    parser = argparse.ArgumentParser(
+        prog="python -m scheduler", epilog="`python -m scheduler simulate --help` runs a trace in virtual time."
+    )
+    parser.add_argument("--once", action="store_true", help="do what is due now, then end")
+    options = parser.parse_args(argv)
+    try:
+        return _run(load_settings(), once=options.once)
+    except (SettingsError, PolicyError, CannotStart) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except LostLeadership as lost:
+        return int(lost.code or 1)
+
+
+def _run(settings: Settings, *, once: bool) -> int:
+    policy = load_policy(settings.policy_file)
+    configure_logs("scheduler", settings.log_level)
+    database = Database(settings.database_url)
+    _must_be_migrated(database)
+    leader = Leader(database)
+    if once:
+        if not leader.take(clock.now()):
+            raise CannotStart("Another scheduler is active on this database; stop it first, or leave the work to it.")
+    elif not _wait_to_lead(leader):
+        return 0
+    seconds = policy.bookings.access_hook_seconds
+    argv = settings.access_hook_argv
+    # One that runs once waits for its answers; one that stays comes back for them.
+    access = AccessHook(argv, seconds=seconds, clock=clock.now, patience=seconds if once else 1.0) if argv else None
+    watchdog = Watchdog(max(CYCLES * policy.queue.cycle_seconds, LEAST_SECONDS))
+    context = open_context(database, leader, policy, access=access, alive=watchdog.alive)
+    try:
+        if once:
+            return 0 if run_once(context, clock.now()) else 1
+        watchdog.start()
+        Timetable(context, entries(policy)).run()
+        return 0
+    finally:
+        if access is not None:
+            access.close()
+        leader.release()
+        database.dispose()
+
+
+def _must_be_migrated(database: Database) -> None:
+    """Raises CannotStart with the fix."""
+    file = database.url.database if database.url.get_backend_name() == "sqlite" else None
+    fix = "run `flask --app wsgi migrate` first"
+    if file is not None and not Path(file).exists():
+        raise CannotStart(f"There is no database at {file}: {fix}.")
+    try:
+        with database.engine.connect() as connection:
+            current = schema.current(connection)
+    except sa.exc.OperationalError as error:
+        raise CannotStart(f"The database cannot be reached: {str(error.orig).splitlines()[0]}") from None
+    if current != schema.newest():
+        raise CannotStart(f"The database is at revision {current or 'none'}, this code needs {schema.newest()}: {fix}.")
+
+
+def _wait_to_lead(leader: Leader) -> bool:
+    """Look every second. False when a signal came first."""
+    stopped = False
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    notify("READY=1")
+    said = False
+    while not stopped:
+        if leader.take(clock.now()):
+            return True
+        if not said:
+            log.info("another scheduler is active, waiting")
+            said = True
+        notify("WATCHDOG=1")
+        time.sleep(1)
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,76 @@
+"""The running house and browsers to visit it with. Without Chromium these tests are skipped, by name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from compute_portal import verify
+from compute_portal.db import Database
+from compute_portal.language import Language
+from tests.browser.house import House, build_town
+from tests.browser.visitor import Visitor
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+NO_CHROMIUM = "no Chromium on PATH: sudo apt install chromium fonts-noto-cjk"
+# Nothing of the browser's own goes out to the network, and it draws the same on every machine.
+FLAGS = (
+    "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+)  # fmt: skip
+
+
+def launch() -> tuple[str, list[str]]:
+    """Where Chromium is and how to start it. Skips the test that asks when it is not there."""
+    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(NO_CHROMIUM)
+    # Chromium's sandbox refuses to run as root.
+    return found, [*FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path, flags = launch()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def language(database: Database) -> Language:
+    """Each store is visited in one language: Chinese on SQLite, English on PostgreSQL."""
+    return "en" if database.is_postgresql else "zh"
+
+
+@pytest.fixture
+def house(browser: Browser, database: Database, tmp_path: Path) -> Iterator[House]:
+    """The web process on this test's database; `house.start_scheduler()` for the rest. All must end well."""
+    house = House(database, build_town(database), tmp_path)
+    try:
+        house.open()
+        yield house
+    finally:
+        ended = house.close()
+    assert ended == dict.fromkeys(ended, 0), {name: house.log_of(name) for name in ended}
+    with database.read_only() as session:
+        assert verify.run(session) == []
+
+
+@pytest.fixture
+def visit(browser: Browser, house: House, language: Language) -> Iterator[Callable[..., Visitor]]:
+    """`visit("chen@yusheng.test")` is a browser profile of its own, signed in through the page; `visit()` a guest's."""
+    with ExitStack() as everybody:
+
+        def begin(email: str | None = None) -> Visitor:
+            visitor = everybody.enter_context(Visitor(browser, house.address, language))
+            return visitor.sign_in(email) if email else visitor
+
+        yield begin

@@ -1,0 +1,266 @@
+"""The pages of allocations: asking, deciding, and opening every number."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+from flask import Flask
+
+from compute_portal import clock, units
+from compute_portal.allocations.models import Allocation
+from compute_portal.allocations.states import AllocationState
+from compute_portal.ledger.queries import balance, programme_left
+from compute_portal.policy import Policy
+from tests.cast import NOW, Cast
+from tests.web import make_app, post, rows_in, set_now, sign_in, words
+
+HOURS = units.gpu_seconds
+
+
+@pytest.fixture
+def app(cast: Cast, policy: Policy) -> Flask:
+    app = make_app(cast.database, policy)
+    set_now(app, NOW)
+    return app
+
+
+def asked(cast: Cast, **changes: str) -> dict[str, str]:
+    values = {
+        "programme_id": f"{cast.programme}:{cast.pool}",
+        "hours": "6,400",
+        "starts_on": "2026-12-01",
+        "ends_on": "2027-02-28",
+        "purpose": "训练一个 7B 方言语音识别基座。",
+    }
+    return values | changes
+
+
+def a_request(app: Flask, cast: Cast, **changes: str) -> int:
+    """Lin Xiaohe of Yusheng asks; the id of the request."""
+    answer = post(sign_in(app, cast.users["lin"]), "/allocations/request", asked(cast, **changes))
+    assert answer.status_code == 302
+    return int(answer.location.rsplit("/", 1)[1])
+
+
+def stored(cast: Cast, allocation_id: int) -> Allocation:
+    with cast.database.read_only() as session:
+        return session.get_one(Allocation, allocation_id)
+
+
+def test_a_manager_requests_gpu_hours_and_lands_on_the_request(app: Flask, cast: Cast) -> None:
+    client = sign_in(app, cast.users["lin"], language="en")
+    answer = post(client, "/allocations/request", asked(cast))
+    page = words(client.get(answer.location))
+    assert "The request for 6,400 GPU-hours is submitted." in page
+    assert "6,400 H800 GPU-hours asked for, not decided yet" in page
+    allocation = stored(cast, int(answer.location.rsplit("/", 1)[1]))
+    assert allocation.requested_gpu_seconds == HOURS(6_400)
+    assert (allocation.starts_on, allocation.ends_on) == (dt.date(2026, 12, 1), dt.date(2027, 2, 28))
+    assert allocation.enterprise_id == cast.yusheng
+
+
+def test_the_same_form_sent_twice_asks_once(app: Flask, cast: Cast) -> None:
+    client = sign_in(app, cast.users["lin"])
+    before = rows_in(cast.database, Allocation)
+    key = {"form_key": "k" * 32}
+    first = post(client, "/allocations/request", asked(cast) | key)
+    second = post(client, "/allocations/request", asked(cast) | key)
+    assert first.location == second.location
+    assert rows_in(cast.database, Allocation) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"hours": "many"}, "Enter a number, for example 2,000."),
+        ({"hours": "-5"}, "Enter a number, for example 2,000."),
+        ({"hours": "150,001"}, "This programme gives at most 150,000 GPU-hours; you asked for 150,001."),
+        ({"hours": ""}, "This is needed."),
+        ({"programme_id": "1:999"}, "Choose one of the list."),
+        ({"programme_id": "x"}, "Choose one of the list."),
+        ({"starts_on": "1 December"}, "Enter a date like 2026-11-20."),
+        ({"starts_on": "2026-11-17"}, "The first possible day is 18 November 2026."),
+        ({"ends_on": "2026-11-30"}, "The end is before the start, 1 December 2026."),
+        ({"ends_on": "2028-01-01"}, "The programme ends on 31 December 2027"),
+        ({"purpose": " "}, "This is needed."),
+        ({"purpose": "x" * 2001}, "At most 2,000 characters."),
+        ({"purpose": "a\x00b"}, "This text holds a character that cannot be stored"),
+    ],
+)
+def test_a_bad_request_is_answered_at_the_field_and_keeps_what_was_typed(
+    app: Flask, cast: Cast, changes: dict[str, str], sentence: str
+) -> None:
+    client = sign_in(app, cast.users["lin"], language="en")
+    before = rows_in(cast.database, Allocation)
+    answer = post(client, "/allocations/request", asked(cast, **changes))
+    assert answer.status_code == 422
+    assert sentence in words(answer)
+    (field,) = changes
+    assert f'id="{field}-error"' in answer.text
+    if "purpose" not in changes:
+        assert "训练一个 7B 方言语音识别基座。" in answer.text
+    if field != "programme_id" and "\x00" not in changes[field] and changes[field].strip():
+        assert changes[field][:50] in answer.text
+    assert rows_in(cast.database, Allocation) == before
+
+
+def test_the_form_says_so_when_no_programme_is_open(app: Flask, cast: Cast) -> None:
+    client = sign_in(app, cast.users["lin"], language="en")
+    set_now(app, dt.datetime(2028, 1, 2, tzinfo=dt.UTC))
+    client = sign_in(app, cast.users["lin"], language="en")
+    assert "No programme takes requests now" in words(client.get("/allocations/request"))
+
+
+def test_a_member_sees_allocations_but_cannot_request(app: Flask, cast: Cast) -> None:
+    client = sign_in(app, cast.users["chen"])
+    assert client.get("/allocations").status_code == 200
+    assert client.get("/allocations/request").status_code == 403
+
+
+def test_the_list_keeps_asked_awarded_used_held_and_left_apart(app: Flask, cast: Cast, policy: Policy) -> None:
+    cast.submit(cast.flexible(4, 10), policy.bookings)
+    client = sign_in(app, cast.users["chen"], language="en")
+    page = words(client.get("/allocations"))
+    assert "One allocation is active" in page
+    assert "20,000.00 20,000.00 0.00 40.00 19,960.00" in page
+    assert "鹭屿视觉" not in page
+    bureau = words(sign_in(app, cast.users["zhou"], language="en").get("/allocations"))
+    assert "Yusheng Voice" in bureau
+    assert "Luyu Vision" in bureau
+
+
+def test_the_list_has_tabs_and_filters_that_nonsense_does_not_break(app: Flask, cast: Cast) -> None:
+    a_request(app, cast)
+    client = sign_in(app, cast.users["zhou"], language="en")
+    assert "6,400.00" in words(client.get("/allocations?tab=requests"))
+    assert "Nothing has ended" in words(client.get("/allocations?tab=ended"))
+    assert "One allocation is active" in words(client.get(f"/allocations?enterprise_id={cast.luyu}"))
+    assert "No allocation is active" in words(client.get("/allocations?programme_id=999"))
+    for nonsense in ("tab=x", "page=-1", "page=99999", "enterprise_id=%00", "enterprise_id=9" + 40 * "9"):
+        assert client.get(f"/allocations?{nonsense}").status_code == 200
+
+
+def test_every_number_of_an_allocation_opens_to_its_ledger_entries(app: Flask, cast: Cast, policy: Policy) -> None:
+    booking = cast.submit(cast.flexible(4, 10), policy.bookings)
+    client = sign_in(app, cast.users["chen"], language="en")
+    whole = client.get(f"/allocations/{cast.allocation}")
+    assert "19,960 of 20,000 H800 GPU-hours are left" in words(whole)
+    assert "?bucket=held#entries" in whole.text
+    held = words(client.get(f"/allocations/{cast.allocation}?bucket=held"))
+    assert f"Left Held 40.00 booking {booking}" in held
+    left = words(client.get(f"/allocations/{cast.allocation}?bucket=available"))
+    assert "−40.00" in left
+    assert "20,000.00 decision" in left
+    assert client.get(f"/allocations/{cast.allocation}?bucket=nonsense").status_code == 200
+
+
+def test_another_companys_allocation_does_not_exist(app: Flask, cast: Cast) -> None:
+    mei = sign_in(app, cast.users["mei"])
+    request_id = a_request(app, cast)
+    assert mei.get(f"/allocations/{cast.allocation}").status_code == 404
+    assert post(mei, f"/allocations/{request_id}/withdraw", page="/allocations").status_code == 404
+    assert stored(cast, request_id).state is AllocationState.SUBMITTED
+
+
+def test_an_operator_approves_the_whole_request(app: Flask, cast: Cast) -> None:
+    request_id = a_request(app, cast)
+    client = sign_in(app, cast.users["zhou"], language="en")
+    page = f"/allocations/{request_id}"
+    shown = words(client.get(page))
+    assert "Yusheng Voice asks for 6,400 H800 GPU-hours" in shown
+    assert "One other allocation of Yusheng Voice" in shown
+    assert "Programme hours left of 1,200,000 GPU-hours 1,175,000 1,168,600" in shown
+    assert "Approve 6,400 GPU-hours" in shown
+    answer = post(client, f"{page}/approve", {"awarded_hours": "6400", "reason": ""}, page=page)
+    assert answer.status_code == 302
+    assert "6,400 of 6,400 H800 GPU-hours are left" in words(client.get(page))
+    with cast.database.read_only() as session:
+        assert balance(session, request_id).available == HOURS(6_400)
+
+
+def test_an_operator_sees_the_effects_of_a_smaller_award_before_approving_it(app: Flask, cast: Cast) -> None:
+    request_id = a_request(app, cast)
+    client = sign_in(app, cast.users["zhou"], language="en")
+    page = f"/allocations/{request_id}"
+    shown = client.get(f"{page}?awarded_hours=4,000.5")
+    assert "1,175,000 1,170,999.5" in words(shown)
+    assert "Approve 4,000.5 GPU-hours" in words(shown)
+    assert 'name="awarded_hours" value="4000.5"' in shown.text
+    with cast.database.read_only() as session:
+        assert programme_left(session, [cast.programme])[cast.programme] == HOURS(1_175_000)
+    refused = post(client, f"{page}/approve", {"awarded_hours": "4000.5", "reason": " "}, page=page)
+    assert refused.status_code == 422
+    assert "You award less than asked: give the reason" in words(refused)
+    assert "Approve 4,000.5 GPU-hours" in words(refused)
+    post(client, f"{page}/approve", {"awarded_hours": "4000.5", "reason": "按模型规模估算"}, page=page)
+    assert stored(cast, request_id).awarded_gpu_seconds == HOURS(8_001) // 2
+    lin = sign_in(app, cast.users["lin"], language="en")
+    assert "按模型规模估算" in words(lin.get(page))
+
+
+@pytest.mark.parametrize("award", ["6,400.01", "0", "", "all of it", "1e9"])
+def test_an_award_that_cannot_be_is_refused_with_the_reason_kept(app: Flask, cast: Cast, award: str) -> None:
+    request_id = a_request(app, cast)
+    client = sign_in(app, cast.users["zhou"], language="en")
+    page = f"/allocations/{request_id}"
+    answer = post(client, f"{page}/approve", {"awarded_hours": award, "reason": "因为如此"}, page=page)
+    assert answer.status_code == 422
+    assert 'id="awarded_hours-error"' in answer.text
+    assert "因为如此" in answer.text
+    assert stored(cast, request_id).state is AllocationState.SUBMITTED
+    assert client.get(f"{page}?awarded_hours={award}").status_code in (200, 422)
+
+
+def test_an_operator_declines_with_a_reason_that_the_company_reads(app: Flask, cast: Cast) -> None:
+    request_id = a_request(app, cast)
+    client = sign_in(app, cast.users["zhou"], language="en")
+    page = f"/allocations/{request_id}"
+    without = post(client, f"{page}/decline", {"reason": ""}, page=page)
+    assert without.status_code == 422
+    assert 'id="reason-error"' in without.text
+    post(client, f"{page}/decline", {"reason": "与上次的申请重复"}, page=page)
+    lin = words(sign_in(app, cast.users["lin"], language="en").get(page))
+    assert "The request for 6,400 H800 GPU-hours was declined" in lin
+    assert "与上次的申请重复" in lin
+
+
+def test_the_second_operator_reads_that_the_request_is_decided(app: Flask, cast: Cast) -> None:
+    request_id = a_request(app, cast)
+    page = f"/allocations/{request_id}"
+    first, second = sign_in(app, cast.users["zhou"]), sign_in(app, cast.users["wu"], language="en")
+    post(first, f"{page}/approve", {"awarded_hours": "6400"}, page=page)
+    late = post(second, f"{page}/decline", {"reason": "太晚"}, page=page)
+    assert late.status_code == 422
+    assert "This allocation is already further on" in words(late)
+    assert stored(cast, request_id).state is AllocationState.ACTIVE
+
+
+def test_only_operators_decide(app: Flask, cast: Cast) -> None:
+    request_id = a_request(app, cast)
+    for name in ("lin", "chen", "he", "xu", "an"):
+        client = sign_in(app, cast.users[name])
+        for verb in ("approve", "decline"):
+            assert post(client, f"/allocations/{request_id}/{verb}", {"awarded_hours": "1"}).status_code == 403
+    assert stored(cast, request_id).state is AllocationState.SUBMITTED
+
+
+def test_a_manager_withdraws_a_request_once(app: Flask, cast: Cast) -> None:
+    request_id = a_request(app, cast)
+    client = sign_in(app, cast.users["lin"], language="en")
+    page = f"/allocations/{request_id}"
+    assert "Withdraw the request" in words(client.get(page))
+    assert post(client, f"{page}/withdraw", page=page).status_code == 302
+    shown = words(client.get(page))
+    assert "was withdrawn" in shown
+    assert "Withdraw the request" not in shown
+    assert post(client, f"{page}/withdraw", page=page).status_code == 409
+
+
+def test_a_late_request_says_that_it_stays_open(app: Flask, cast: Cast) -> None:
+    request_id = a_request(app, cast)
+    later = NOW + dt.timedelta(days=4)
+    set_now(app, later)
+    client = sign_in(app, cast.users["zhou"], language="en")
+    assert "overdue; it stays open" in words(client.get(f"/allocations/{request_id}"))
+    assert clock.day_of(later) == dt.date(2026, 11, 22)
