@@ -92,6 +92,7 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "node-down": "Node {node} failed",
     "hook-failed": "Access could not be given ({tries:count} tries)",
     "engine-lost": "The engine no longer knows this attempt",
+    "over-before-access": "It was over before access could be given; nothing is charged for it",
     "set-aside": "Set aside after {tries:count} tries: {error}",
     "stopped": "Stopped",
     "nothing-to-stop": "It had already ended",

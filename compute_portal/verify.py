@@ -274,6 +274,7 @@ JOIN nodes n ON n.id = o.node_id JOIN bookings b ON b.id = o.booking_id JOIN mas
 WHERE (o.gpu_mask >> n.gpus) <> 0 OR m.gpus <> o.gpus OR o.pool_id <> n.pool_id OR o.pool_id <> b.pool_id
 """,
     ),
+    # CROSS JOIN keeps SQLite at the booking's few rows; by the node it would walk all that ever stood there.
     Check(
         1,
         "without-a-place",
@@ -282,8 +283,8 @@ WHERE (o.gpu_mask >> n.gpus) <> 0 OR m.gpus <> o.gpus OR o.pool_id <> n.pool_id 
 SELECT a.id AS attempt_id, a.booking_id, MIN(GIVEN_NODE) AS node, MIN(GIVEN_GPU) AS gpu
 FROM GIVEN
 WHERE a.placed_at IS NOT NULL AND NOT EXISTS (
-  SELECT 1 FROM occupancies o JOIN nodes k ON k.id = o.node_id
-  WHERE o.booking_id = a.booking_id AND k.name = GIVEN_NODE AND ((o.gpu_mask >> GIVEN_GPU) & 1) = 1
+  SELECT 1 FROM occupancies o CROSS JOIN nodes k
+  WHERE o.booking_id = a.booking_id AND k.id = o.node_id AND k.name = GIVEN_NODE AND ((o.gpu_mask >> GIVEN_GPU) & 1) = 1
     AND o.starts_at <= COALESCE(a.granted_at, a.placed_at)
     AND (o.released_at IS NULL OR o.ends_at >= a.ended_at OR o.released_at >= a.ended_at)
 )

@@ -211,7 +211,7 @@ def run(environ: Mapping[str, str]) -> None:
     print("Preparing the database and, the first time, the demo city …", flush=True)
     for child in (
         flask("Preparing the database", "migrate", setup),
-        flask("Filling the demo city", "seed-demo", setup),
+        Child("Filling the demo city", [sys.executable, "-m", "scheduler", "demo-city"], setup),
         flask("Listing the sign-ins", "demo-sign-ins", setup, answer=sign_ins),
     ):
         if not supervisor.stop_wanted:

@@ -1,4 +1,4 @@
-"""python -m scheduler [--once] | simulate TRACE …
+"""python -m scheduler [--once] | simulate TRACE … | demo-city
 
 Without arguments: wait to be the active scheduler of this database, then work until SIGTERM. Exit codes: 0 after an
 orderly stop, 1 when something was left undone, 2 for what the person who starts it can mend, 70 when cycles stopped
@@ -39,20 +39,42 @@ class CannotStart(Exception):
 
 
 def main(argv: Sequence[str]) -> int:
-    if argv[:1] == ["simulate"]:
-        return int(importlib.import_module("scheduler.simulate").main(argv[1:]))
     parser = argparse.ArgumentParser(
-        prog="python -m scheduler", epilog="`python -m scheduler simulate --help` runs a trace in virtual time."
+        prog="python -m scheduler", epilog="`python -m scheduler simulate --help` runs a trace in virtual time; `demo-city` fills an empty database."
     )
     parser.add_argument("--once", action="store_true", help="do what is due now, then end")
-    options = parser.parse_args(argv)
     try:
-        return _run(load_settings(), once=options.once)
+        if argv[:1] == ["simulate"]:
+            return _simulate(argv[1:])
+        if argv[:1] == ["demo-city"]:
+            return _demo_city(load_settings())
+        return _run(load_settings(), once=parser.parse_args(argv).once)
     except (SettingsError, PolicyError, CannotStart) as error:
         print(error, file=sys.stderr)
         return 2
     except LostLeadership as lost:
         return int(lost.code or 1)
+
+
+def _simulate(argv: Sequence[str]) -> int:
+    """Loaded only when asked for: the service does not need it."""
+    policy = load_policy(load_settings().policy_file)
+    return int(importlib.import_module("scheduler.simulate").main(list(argv), policy=policy))
+
+
+def _demo_city(settings: Settings) -> int:
+    """Fill an empty database with the demo city; one that holds anything is left alone."""
+    demo = importlib.import_module("scheduler.demo")
+    if not settings.demo_allowed:
+        raise CannotStart("Production takes no demo city.")
+    policy = load_policy(settings.policy_file)
+    configure_logs("demo-city", "WARNING")
+    database = Database(settings.database_url, durable=False)  # cut off half-way, it is deleted and made again
+    _must_be_migrated(database)
+    if demo.is_empty(database):
+        demo.build(database, policy, clock.now())
+    database.dispose()
+    return 0
 
 
 def _run(settings: Settings, *, once: bool) -> int:

@@ -93,9 +93,11 @@ def run(context: Context, now: dt.datetime) -> Result:
 def _run(context: Context, now: dt.datetime) -> Result:
     result = Result()
     context.leader.heartbeat(now)
-    if context.observed_at is None and not recovery.run(context, now):
+    recovered = context.observed_at is not None or recovery.run(context, now)
+    if not recovered:
         log.error("not everything could be recovered, the next round tries again")
     round = _Round(context, result, now, since=context.observed_at or now)
+    round.all_written = recovered
     work = round.look()
     round.follow_instructions(work.instructions)
     round.close_missed(work.missed)

@@ -25,13 +25,13 @@ from compute_portal.pools import queries as pool_queries
 from compute_portal.pools import service as pools
 from compute_portal.sentences import Refusal
 from compute_portal.signin.passwords import hash_password
+from config.settings import DEMO_PASSWORD
 
 from . import cycle
 from .context import simulation
 from .town import Town
 from .virtual import VirtualTime, Wish
 
-PASSWORD = "harbour-lantern-2026"  # noqa: S105 - of the demo city alone; production refuses the city
 SEED = 20_260
 
 BUREAU: tuple[tuple[Role, str, str, str], ...] = (
@@ -78,15 +78,15 @@ class PoolPlan:
 
 
 POOLS = (
-    PoolPlan("910B", "Ascend 910B", 320, 400, 512, "6.00", (32, 64, 64, 128, 256, 512), 16, 11),
-    PoolPlan("H800", "NVIDIA H800", 989, 700, 64, "16.50", (8, 16, 16, 32, 64, 64, 128), 9, 13),
-    PoolPlan("H20", "NVIDIA H20", 148, 400, 240, "7.80", (8, 16, 32, 64, 64, 128, 256), 12, 11),
+    PoolPlan("910B", "Ascend 910B", 320, 400, 512, "6.00", (64, 128, 256, 256, 512, 1024), 15, 10),
+    PoolPlan("H800", "NVIDIA H800", 989, 700, 64, "16.50", (16, 32, 64, 64, 128, 128, 256), 9, 13),
+    PoolPlan("H20", "NVIDIA H20", 148, 400, 240, "7.80", (32, 64, 128, 128, 256, 384), 12, 10),
 )
 PROGRAMMES = {
-    "sme": ("中小企业算力扶持计划", "SME compute programme", ("910B", "H800", "H20"), 6_000_000),
-    "chips": ("国产算力适配计划", "Domestic chips programme", ("910B",), 6_000_000),
+    "sme": ("中小企业算力扶持计划", "SME compute programme", ("910B", "H800", "H20"), 12_000_000),
+    "chips": ("国产算力适配计划", "Domestic chips programme", ("910B",), 12_000_000),
 }
-OVER_WHICH_AN_OPERATOR_DECIDES = units.gpu_seconds(12_000)
+OVER_WHICH_AN_OPERATOR_DECIDES = units.gpu_seconds(30_000)
 
 
 def is_empty(database: Database) -> bool:
@@ -98,25 +98,13 @@ def is_empty(database: Database) -> bool:
         return not pool_queries.list_pools(session)
 
 
-def sign_ins() -> list[tuple[str, str]]:
-    """(role, e-mail), one per role; all have PASSWORD."""
-    firm = FIRMS[0]
-    found = [("manager", _email(firm[0], 0)), ("member", _email(firm[0], 1))]
-    seen: set[Role] = set()
-    for role, email, _name, _name_en in BUREAU:
-        if role not in seen:
-            found.append((role.value, email))
-            seen.add(role)
-    return found
-
-
 def build(database: Database, policy: Policy, now: dt.datetime) -> None:
     """Fill an empty, migrated database with the city as it stands at `now`."""
     start = clock.month_bounds(clock.previous_month(clock.month_of(now)))[0]
     town = _people_and_pools(database, start)
     chance = random.Random(SEED)  # noqa: S311 - a demo that is the same every time
     _allocations(town, start, now)
-    virtual = VirtualTime(simulation(database, policy), policy)
+    virtual = VirtualTime(simulation(database, policy), policy, metering_hours=6)
     _operators(town, virtual, start, now)
     virtual.run(_wishes(town, chance, start, now), start, now, lambda _n: None)
     _unfinished_business(town, policy, now)
@@ -129,7 +117,7 @@ def _email(firm: str, index: int) -> str:
 
 def _people_and_pools(database: Database, start: dt.datetime) -> Town:
     town = Town(database, start)
-    password = hash_password(PASSWORD)
+    password = hash_password(DEMO_PASSWORD)
     for role, email, name, name_en in BUREAU:
         town.official(role, email, name, name_en, password)
     for plan in POOLS:
@@ -141,14 +129,14 @@ def _people_and_pools(database: Database, start: dt.datetime) -> Town:
         town.programme(
             key, name, name_en, pools=names, gpu_seconds=units.gpu_seconds(hours),
             ends_on=clock.day_of(start) + dt.timedelta(days=300),
-            most_gpu_seconds=units.gpu_seconds(600_000), booking_approval_gpu_seconds=OVER_WHICH_AN_OPERATOR_DECIDES,
+            most_gpu_seconds=units.gpu_seconds(1_200_000), booking_approval_gpu_seconds=OVER_WHICH_AN_OPERATOR_DECIDES,
         )  # fmt: skip
     for key, name, name_en, size_class, people in FIRMS:
         emails = [(_email(key, index), *each) for index, each in enumerate(people)]
         town.firm(key, name, name_en, emails, size_class=size_class, password_hash=password)
     h800 = town.pools["H800"]
     for key in ("yusheng", "wangshu", "beiyu"):
-        town.transact(lambda session, key=key: pools.set_limit(session, town.firms[key].id, h800, 128))  # type: ignore[misc]
+        town.transact(lambda session, key=key: pools.set_limit(session, town.firms[key].id, h800, 256))  # type: ignore[misc]
     return town
 
 
@@ -161,7 +149,7 @@ def _allocations(town: Town, start: dt.datetime, now: dt.datetime) -> None:
             if (index + place) % 3 == 2 and key != "yusheng":
                 continue
             programme = "chips" if plan.name == "910B" and index % 2 else "sme"
-            hours = scale * {"910B": 130_000, "H800": 30_000, "H20": 50_000}[plan.name]
+            hours = scale * {"910B": 250_000, "H800": 60_000, "H20": 100_000}[plan.name]
             ends_on = first + dt.timedelta(days=(91, 182)[(index + place) % 2])
             id = town.ask(
                 key, programme, plan.name, units.gpu_seconds(hours), starts_on=first, ends_on=ends_on, now=start,
@@ -235,7 +223,7 @@ def _wish(town: Town, chance: random.Random, plan: PoolPlan, key: str, at: dt.da
     if chance.random() < 0.06:
         begins = clock.ceil_hour(at) + dt.timedelta(hours=chance.randrange(6, 120))
         ends = begins + dt.timedelta(hours=max(2, int(hours)))
-        asked = BookingRequest(allocation_id, BookingKind.FIXED, title, min(gpus, 64), begins, ends)
+        asked = BookingRequest(allocation_id, BookingKind.FIXED, title, min(gpus, 128), begins, ends)
         return Wish(at, by, asked, None, title)
     longest = int(hours * chance.uniform(1.1, 2.4) * 3600) // 1800 * 1800 + 1800
     asked = BookingRequest(allocation_id, BookingKind.FLEXIBLE, title, gpus, longest_seconds=longest)
@@ -278,7 +266,7 @@ def _unfinished_business(town: Town, policy: Policy, now: dt.datetime) -> None:
 def _large_booking(town: Town, key: str, policy: Policy, now: dt.datetime) -> None:
     """One above the threshold: it waits for an operator."""
     asked = BookingRequest(
-        town.allocations[key, "910B"], BookingKind.FLEXIBLE, "病虫害大模型预训练", 512, longest_seconds=48 * 3600
+        town.allocations[key, "910B"], BookingKind.FLEXIBLE, "病虫害大模型预训练", 1024, longest_seconds=48 * 3600
     )
     by = town.firms[key].members[0]
     town.transact(lambda session: bookings.submit(session, asked, by=by, policy=policy.bookings, now=now).id)

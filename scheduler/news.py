@@ -23,6 +23,13 @@ def write(context: Context, news: Sequence[Observation], now: dt.datetime) -> tu
     placed = [one for one in news if one.state is LeaseState.PLACED]
     ended = [one for one in news if one.state is LeaseState.ENDED]
     started: dict[str, int] = {}
+    unwanted: set[str] = set()
+
+    def write_placed(session: Session, some: Sequence[Observation]) -> None:
+        wanted = _write_placed(context, session, some, now)
+        started.update(wanted)
+        unwanted.update(one.key for one in some if one.key not in wanted)
+
     failures = 0
     if ended:
         with phase("end"):
@@ -37,16 +44,15 @@ def write(context: Context, news: Sequence[Observation], now: dt.datetime) -> tu
             failures += in_batches(
                 context,
                 placed,
-                lambda session, some: started.update(_write_placed(context, session, some, now)),
+                write_placed,
                 lambda one, error: give_up(context, one.key, error, now),
             )
-        unwanted = [one.key for one in placed if one.key not in started]
         if unwanted:
             # Cancelled between the engine's placing and our hearing of it.
-            context.engine.stop(unwanted, now)
+            context.engine.stop(sorted(unwanted), now)
             failures += in_batches(
                 context,
-                unwanted,
+                sorted(unwanted),
                 lambda session, keys: attempts.withdrawn(session, keys, at=now),
                 lambda key, error: give_up(context, key, error, now),
             )

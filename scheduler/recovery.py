@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 def run(context: Context, now: dt.datetime) -> bool:
     """True if everything is known and written; else the next cycle comes back to it."""
     with phase("recovery"):
+        context.engine.advance(now)  # what ended meanwhile is to be seen as ended, not as running
         with context.database.read_only() as session:
             under_way = attempts.list_under_way(session)
         at_engine = {one.key: one for one in context.engine.observe(None)}

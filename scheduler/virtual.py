@@ -50,9 +50,11 @@ class Outcome:
 class VirtualTime:
     """Runs wishes and the timetable up to an instant, or until everything is settled."""
 
-    def __init__(self, context: Context, policy: Policy) -> None:
+    def __init__(self, context: Context, policy: Policy, metering_hours: int = 1) -> None:
+        """A metering pass every so many hours; usage records are cut at every hour all the same."""
         self.context = context
         self.policy = policy
+        self.metering_every = dt.timedelta(hours=metering_hours)
         self.outcome = Outcome()
         self._stops: list[tuple[dt.datetime, int]] = []  # (instant, booking id): its member presses stop
         self._wakes: list[dt.datetime] = []  # instants at which the engine ends something by itself
@@ -89,7 +91,7 @@ class VirtualTime:
             if now == hour:
                 metering.run(self.context, now)
                 self._close_months(now)
-                hour += clock.HOUR
+                hour += self.metering_every
             if acted:
                 self._cycle(now)
         return self.outcome

@@ -118,7 +118,7 @@ def list_others(session: Session, allocation: Allocation, limit: int = 100) -> l
 
 @dataclass(frozen=True, slots=True)
 class EntryRow:
-    """A movement of an allocation's hours. `sign` is +1 into the bucket that was asked for, -1 out of it, 0 if none was."""
+    """A movement of an allocation's hours. `sign` is +1 into the bucket asked for, -1 out of it, 0 if none was."""
 
     entry: LedgerEntry
     source: Bucket
@@ -147,7 +147,7 @@ def list_entries(
         .offset(offset)
     )
     found = []
-    for entry, from_owner, from_bucket, to_owner, to_bucket in rows:
+    for entry, _from_owner, from_bucket, to_owner, to_bucket in rows:
         sign = 0
         if bucket is not None:
             sign = 1 if (to_owner, to_bucket) == (owner, bucket) else -1

@@ -63,22 +63,27 @@ class MemberDesk:
     month: Totals | None
 
     @property
+    def _lists(self) -> list[list[BookingRow] | list[AllocationRow]]:
+        return [self.to_start, self.coming, self.unused, self.declined, self.ending, self.nearly_used]
+
+    @property
     def count(self) -> int:
-        lists = (self.to_start, self.coming, self.unused, self.declined, self.ending, self.nearly_used)
-        return sum(len(things) for things in lists) + self.without_key
+        return sum(len(things) for things in self._lists) + self.without_key
+
+    @property
+    def not_shown(self) -> int:
+        """Of each kind the page names ten."""
+        return sum(max(0, len(things) - SHOWN) for things in self._lists)
 
 
-def member_desk(session: Session, by: Actor, *, tax_permille: int, now: dt.datetime) -> MemberDesk:
-    """Seven queries. `by` is a member or manager of an enterprise."""
-    assert by.enterprise_id is not None and by.user_id is not None
-    mine = _mine(session, by.enterprise_id, now)
+def member_desk(session: Session, enterprise_id: int, by: Actor, *, tax_permille: int, now: dt.datetime) -> MemberDesk:
+    """Six queries. `by` is a member or manager of this enterprise."""
+    mine = _mine(session, enterprise_id, now)
     usable = allocations.list_usable(session, by, now)
     answers = allocations.list_answers(session, by, now - ANSWERED)
-    keys = session.scalar(
-        sa.select(sa.func.count()).where(SshKey.user_id == by.user_id, SshKey.removed_at.is_(None))
-    )
+    keys = session.scalar(sa.select(sa.func.count()).where(SshKey.user_id == by.user_id, SshKey.removed_at.is_(None)))
     month = clock.month_of(now)
-    totals = statements.draft_totals(session, month, [by.enterprise_id], tax_permille)
+    totals = statements.draft_totals(session, month, [enterprise_id], tax_permille)
     last = clock.day_of(now + ENDING)
     unused = [
         row
@@ -101,7 +106,7 @@ def member_desk(session: Session, by: Actor, *, tax_permille: int, now: dt.datet
         usable=usable,
         waiting=[row for row in answers if row.allocation.state in WAITING],
         week=mine[:SHOWN],
-        month=totals.get(by.enterprise_id),
+        month=totals.get(enterprise_id),
     )
 
 
@@ -129,9 +134,7 @@ def _mine(session: Session, enterprise_id: int, now: dt.datetime) -> list[Bookin
 
 
 def _comes_soon(booking: Booking, now: dt.datetime) -> bool:
-    return (
-        booking.state is BookingState.CONFIRMED and booking.starts_at is not None and booking.starts_at <= now + SOON
-    )
+    return booking.state is BookingState.CONFIRMED and booking.starts_at is not None and booking.starts_at <= now + SOON
 
 
 def _nearly_used(row: AllocationRow) -> bool:
@@ -371,9 +374,7 @@ def _prices(session: Session, now: dt.datetime) -> tuple[list[Pool], list[tuple[
     """Pools that have no price today, and prices that begin on a day to come: one query."""
     today = clock.day_of(now)
     rows = session.execute(
-        sa.select(Pool, Tariff)
-        .outerjoin(Tariff, Tariff.pool_id == Pool.id)
-        .order_by(Pool.name, Tariff.from_on)
+        sa.select(Pool, Tariff).outerjoin(Tariff, Tariff.pool_id == Pool.id).order_by(Pool.name, Tariff.from_on)
     ).all()
     priced = {pool.id for pool, tariff in rows if tariff is not None and tariff.from_on <= today}
     without = {pool.id: pool for pool, _tariff in rows if pool.id not in priced}
@@ -481,12 +482,12 @@ def overview(session: Session, enterprise_id: int, by: Actor, now: dt.datetime) 
         UsageRecord.day_on >= clock.day_of(start),
         UsageRecord.day_on < clock.day_of(end),
     )
-    opened = sa.select(sa.func.count()).select_from(Booking).where(
-        Booking.enterprise_id == enterprise_id, Booking.state.in_(OPEN)
+    opened = (
+        sa.select(sa.func.count())
+        .select_from(Booking)
+        .where(Booking.enterprise_id == enterprise_id, Booking.state.in_(OPEN))
     )
-    open_bookings, seconds = session.execute(
-        sa.select(opened.scalar_subquery(), used.scalar_subquery())
-    ).one()
+    open_bookings, seconds = session.execute(sa.select(opened.scalar_subquery(), used.scalar_subquery())).one()
     limits = session.execute(
         sa.select(Limit, Pool)
         .join(Pool, Pool.id == Limit.pool_id)

@@ -31,8 +31,10 @@ def start() -> ResponseReturnValue:
     by = actor()
     if by.enterprise_id is not None:
         tax = portal().policy.statements.tax_permille
-        desk = queries.member_desk(read(), by, tax_permille=tax, now=now())
-        return render_template("desk/member.html", desk=desk, month=clock.month_of(now()), today=clock.day_of(now()))
+        desk = queries.member_desk(read(), by.enterprise_id, by, tax_permille=tax, now=now())
+        return render_template(
+            "desk/member.html", desk=desk, month=clock.month_of(now()), today=clock.day_of(now()), shown=queries.SHOWN
+        )
     return _bureau_start()
 
 

@@ -116,7 +116,9 @@ def count_members(session: Session, enterprise_ids: Iterable[int]) -> dict[int, 
         .where(Membership.enterprise_id.in_(found), User.disabled_at.is_(None))
         .group_by(Membership.enterprise_id)
     )
-    return found | {enterprise_id: members for enterprise_id, members in rows}
+    for enterprise_id, members in rows:
+        found[enterprise_id] = members
+    return found
 
 
 @dataclass(frozen=True, slots=True)

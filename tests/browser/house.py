@@ -1,4 +1,4 @@
-"""The house as it stands in production: gunicorn and `python -m scheduler` as processes, a town to live in it."""
+"""The running house, and a town to live in it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from werkzeug.serving import make_server
 
 from compute_portal import clock, units
 from compute_portal.access import Role
+from compute_portal.app import create_app
 from compute_portal.db import Database
+from compute_portal.policy import load_policy
 from compute_portal.signin.passwords import hash_password
+from config.settings import Settings
 from scheduler.town import Town
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "a lantern by the harbour"
+SECRET = "only for these tests, " * 2
 WITHIN_SECONDS = 30
 # What the tests' scheduler does more often than production's, so that nobody waits.
 HURRY = {"cycle_seconds": 1, "standings_seconds": 1, "pass_seconds": 2}
@@ -59,55 +65,55 @@ def award(town: Town, hours: int) -> int:
     return id
 
 
-@dataclass
 class House:
-    """The running processes. `host` is where the web process answers."""
+    """A town, and a web process on its database. `address` is where it answers."""
 
-    database: Database
-    town: Town
-    folder: Path
-    host: str = ""
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    @property
-    def address(self) -> str:
-        return f"http://{self.host}"
-
-    def open(self) -> None:
-        """Start the web process and wait until it answers."""
+    def __init__(self, database: Database, town: Town, folder: Path) -> None:
+        self.database = database
+        self.town = town
+        self.folder = folder
         self.host = f"127.0.0.1:{_free_port()}"
-        self._start("web", ["-m", "gunicorn", "-c", "config/gunicorn.py", "wsgi:app"], PORTAL_BIND=self.host)
-        self._wait("healthz")
+        self.address = f"http://{self.host}"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start_scheduler(self) -> None:
-        """Start it and wait until its heartbeat is seen, as an operator would."""
-        self._start("scheduler", ["-m", "scheduler"])
-        self._wait("readyz")
-
-    def close(self) -> dict[str, int]:
-        """SIGTERM to each, in their own time. Returns their exit codes."""
-        for process in self.processes.values():
-            process.terminate()
+    @contextlib.contextmanager
+    def served_here(self) -> Iterator[House]:
+        """By threads of this process: quick to start, for tests of pages."""
+        settings = Settings(env="test", secret_key=SECRET, public_url=self.address)
+        app = create_app(settings, self.database, load_policy(ROOT / "config" / "policy.toml"))
+        host, port = self.host.split(":")
+        server = make_server(host, int(port), app, threaded=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
         try:
-            return {name: process.wait(WITHIN_SECONDS) for name, process in self.processes.items()}
+            yield self
         finally:
-            for process in self.processes.values():
-                process.kill()
+            server.shutdown()
+            thread.join()
+            server.server_close()
 
-    def log_of(self, name: str) -> str:
-        """The end of what the process said."""
-        return (self.folder / f"{name}.log").read_text()[-4000:]
+    @contextlib.contextmanager
+    def served_by_processes(self) -> Iterator[House]:
+        """As in production: gunicorn and the scheduler, started, ready, and ended by SIGTERM."""
+        try:
+            self._start("web", ["-m", "gunicorn", "-c", "config/gunicorn.py", "wsgi:app"])
+            self._start("scheduler", ["-m", "scheduler"])
+            self._wait_until_ready()
+            yield self
+        finally:
+            ended = self._end()
+        assert ended == dict.fromkeys(ended, 0), {name: self._log_of(name) for name in ended}
 
-    def _start(self, name: str, arguments: list[str], **more: str) -> None:
+    def _start(self, name: str, arguments: list[str]) -> None:
         environ = {
             **os.environ,
             "PORTAL_ENV": "test",
-            "PORTAL_SECRET_KEY": "only for this test, " * 3,
+            "PORTAL_SECRET_KEY": SECRET,
             "PORTAL_DATABASE_URL": self.database.url.render_as_string(hide_password=False),
             "PORTAL_PUBLIC_URL": self.address,
+            "PORTAL_BIND": self.host,
             "PORTAL_POLICY_FILE": str(self._policy_file()),
             "PORTAL_WEB_WORKERS": "1",
-            **more,
         }
         with (self.folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
@@ -123,15 +129,29 @@ class House:
         file.write_text(text)
         return file
 
-    def _wait(self, page: str) -> None:
+    def _wait_until_ready(self) -> None:
+        """Until /readyz says that the database, its tables and the scheduler's heartbeat are there."""
         for _ in seconds(WITHIN_SECONDS):
             for name, process in self.processes.items():
-                assert process.poll() is None, f"the {name} process ended by itself:\n{self.log_of(name)}"
-            if _answers(self.host, f"/{page}"):
+                assert process.poll() is None, f"the {name} process ended by itself:\n{self._log_of(name)}"
+            if _answers(self.host, "/readyz"):
                 return
-        raise AssertionError(
-            f"/{page} was not well within {WITHIN_SECONDS} s:\n{self.log_of(next(reversed(self.processes)))}"
-        )
+        said = "\n".join(self._log_of(name) for name in self.processes)
+        raise AssertionError(f"not ready within {WITHIN_SECONDS} s:\n{said}")
+
+    def _end(self) -> dict[str, int]:
+        """SIGTERM to each, and their exit codes; SIGKILL for what is left after the time is up."""
+        for process in self.processes.values():
+            process.terminate()
+        try:
+            return {name: process.wait(WITHIN_SECONDS) for name, process in self.processes.items()}
+        finally:
+            for process in self.processes.values():
+                process.kill()
+
+    def _log_of(self, name: str) -> str:
+        """The end of what the process said."""
+        return (self.folder / f"{name}.log").read_text()[-4000:]
 
 
 def seconds(most: float, step: float = 0.1) -> Iterator[float]:

@@ -7,7 +7,7 @@ Real processes, a real browser, the real clock; only the scheduler looks more of
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy as sa
@@ -25,6 +25,12 @@ PRICE = units.parse_yuan("16.50")
 UNTIL_DONE = 40
 
 
+@pytest.fixture
+def house(unopened_house: House) -> Iterator[House]:
+    with unopened_house.served_by_processes() as house:
+        yield house
+
+
 def wait_for_state(visitor: Visitor, word: str) -> None:
     """Reload the booking's page, as people do, until it says so."""
     for _ in seconds(UNTIL_DONE, 0.5):
@@ -37,7 +43,7 @@ def wait_for_state(visitor: Visitor, word: str) -> None:
 def request_hours(lin: Visitor) -> None:
     today = clock.day_of(clock.now())
     lin.follow("Request GPU-hours")
-    lin.field("Programme and pool").select_option(index=1)
+    lin.field("Programme and pool").select_option(index=0)
     lin.fill("GPU-hours", "5000")
     lin.fill("First day", today.isoformat())
     lin.fill("Last day", (today + dt.timedelta(days=60)).isoformat())
@@ -104,7 +110,6 @@ def open_statement_down_to_the_record(he: Visitor, booking_id: int, used: int) -
 
 
 def test_from_the_request_to_the_draft_statement(house: House, visit: Visit, database: Database) -> None:
-    house.start_scheduler()
     lin, zhou, chen = visit("lin@yusheng.test"), visit(), visit()
 
     request_hours(lin)

@@ -17,7 +17,7 @@ from compute_portal.bookings import service as bookings
 from compute_portal.bookings.attempts import Given
 from compute_portal.bookings.models import Attempt, Booking
 from compute_portal.enterprises.models import Enterprise, Membership
-from compute_portal.ledger.models import LedgerAccount, LedgerEntry, Unit
+from compute_portal.ledger.models import Bucket, LedgerAccount, LedgerEntry, Unit
 from compute_portal.ledger.service import ALLOCATION_BUCKETS
 from compute_portal.lifecycle import HistoryEntry
 from compute_portal.policy import Policy
@@ -110,9 +110,7 @@ def _rows_of(
         )  # fmt: skip
         usage.record(session, enterprise_id, [piece], whole=frozenset(), half_life_days=7, now=NOW)
         month = clock.month_of(NOW)
-        statement = statements.open_draft(
-            session, enterprise_id, month, policy=policy.statements, by=SYSTEM, now=NOW
-        )
+        statement = statements.open_draft(session, enterprise_id, month, policy=policy.statements, by=SYSTEM, now=NOW)
         record = session.scalars(sa.select(UsageRecord.id).where(UsageRecord.booking_id == booking.id)).one()
         return {
             "enterprise_id": enterprise_id,
@@ -125,29 +123,40 @@ def _rows_of(
     return cast.database.transaction(work)
 
 
+HOUR_OF_A_CARD = units.gpu_seconds(1)
+STATES = ("finished", "running", "queued", "submitted", "settled")
+
+
 # -- very many ------------------------------------------------------------------------------------------------------
 
 
 def grow(cast: Cast, many: int) -> dict[str, int]:
     """`many` enterprises with all that pages list, and as much again for Yusheng alone; ids of rows to open.
 
-    Plain inserts, for counting queries only: the ledger of this town does not add up.
+    Plain inserts, one per table, for counting queries only: the ledger of this town does not add up.
     """
     ids: dict[str, int] = {}
 
     def work(session: Session) -> None:
-        tariff = session.scalars(sa.select(Tariff.id)).one()
-        firms = [cast.yusheng, *_many_enterprises(session, many)]
-        for number, enterprise_id in enumerate(firms):
-            _fill(session, cast, tariff, enterprise_id, bookings=many if number == 0 else 3)
-        ids.update(_rows_to_open(session, cast.yusheng))
+        firms = _many_enterprises(session, many)
+        holders = [cast.yusheng] * 30 + firms
+        allocations = _many_allocations(session, cast, holders)
+        booked_from = [(allocations[0], cast.yusheng)] * many + [
+            (allocation, firm) for allocation, firm in zip(allocations[30:], firms, strict=True) for _ in range(3)
+        ]
+        _many_bookings(session, cast, booked_from, allocations[0])
+        ids.update(_rows_to_open(session, cast.yusheng), allocation_id=allocations[0])
 
     cast.database.transaction(work)
     return ids
 
 
 def _insert(session: Session, model: type[Any], rows: list[dict[str, Any]]) -> list[int]:
-    return list(session.scalars(sa.insert(model).returning(model.id, sort_by_parameter_order=True), rows))
+    """Core, without the unit of work: the ids in the order of the rows."""
+    table = model.__table__
+    before = session.scalar(sa.select(sa.func.max(table.c.id))) or 0
+    session.connection().execute(sa.insert(table), rows)
+    return list(session.scalars(sa.select(table.c.id).where(table.c.id > before).order_by(table.c.id)))
 
 
 def _many_enterprises(session: Session, many: int) -> list[int]:
@@ -165,10 +174,7 @@ def _many_enterprises(session: Session, many: int) -> list[int]:
     people = _insert(
         session,
         User,
-        [
-            {"email": f"firm{n}@example.cn", "name": f"人{n}", "language": "zh", "created_at": NOW}
-            for n in range(many)
-        ],
+        [{"email": f"firm{n}@example.cn", "name": f"人{n}", "language": "zh", "created_at": NOW} for n in range(many)],
     )
     session.execute(
         sa.insert(Membership),
@@ -180,55 +186,57 @@ def _many_enterprises(session: Session, many: int) -> list[int]:
     return firms
 
 
-STATES = ("finished", "running", "queued", "submitted", "settled")
+def _many_allocations(session: Session, cast: Cast, holders: list[int]) -> list[int]:
+    """An active one with accounts, and a request that waits, for each holder; the ids of the active ones."""
+    day = clock.day_of(NOW)
 
-
-def _fill(session: Session, cast: Cast, tariff: int, enterprise_id: int, *, bookings: int) -> None:
-    """Allocations with accounts and entries, bookings with attempts, usage, charges, statements, history."""
-    day, month, last = clock.day_of(NOW), clock.month_of(NOW), clock.previous_month(clock.month_of(NOW))
-    programme, pool, hour = cast.programme, cast.pool, units.gpu_seconds(1)
-    own = enterprise_id == cast.yusheng
-    held = 30 if own else 1
-    months = [last] if own else [month, last]  # what `build` opened for Yusheng stays
-    given = _insert(
-        session,
-        Allocation,
-        [
+    def rows(state: str) -> list[dict[str, Any]]:
+        awarded = state == "active"
+        return [
             {
-                "programme_id": programme, "pool_id": pool, "enterprise_id": enterprise_id,
-                "state": "active" if n < held else "submitted", "purpose": "训练", "requested_by": cast.users["lin"],
-                "requested_at": NOW, "requested_gpu_seconds": 900 * hour, "starts_on": day,
+                "programme_id": cast.programme, "pool_id": cast.pool, "enterprise_id": holder, "state": state,
+                "purpose": "训练", "requested_by": cast.users["lin"], "requested_at": NOW,
+                "requested_gpu_seconds": 900 * HOUR_OF_A_CARD, "starts_on": day,
                 "ends_on": day + dt.timedelta(days=20), "due_at": NOW + HOUR,
-                "awarded_gpu_seconds": 900 * hour if n < held else None,
-                "decided_by": cast.users["zhou"] if n < held else None, "decided_at": NOW if n < held else None,
+                "awarded_gpu_seconds": 900 * HOUR_OF_A_CARD if awarded else None,
+                "decided_by": cast.users["zhou"] if awarded else None, "decided_at": NOW if awarded else None,
                 "shares": 1,
             }
-            for n in range(held + (30 if own else 1))
-        ],
-    )  # fmt: skip
-    allocation = given[0]
-    accounts = _insert(
+            for holder in holders
+        ]  # fmt: skip
+
+    active = _insert(session, Allocation, rows("active"))
+    _insert(session, Allocation, rows("submitted"))
+    _insert(
         session,
         LedgerAccount,
         [
-            {"owner": f"allocation:{id}", "bucket": bucket, "unit": Unit.GPU_SECONDS, "balance": 9 * hour}
-            for id in given[:held]
+            {"owner": f"allocation:{id}", "bucket": bucket, "unit": Unit.GPU_SECONDS, "balance": 9 * HOUR_OF_A_CARD}
+            for id in active
             for bucket in ALLOCATION_BUCKETS
         ],
     )
-    available, used = accounts[1], accounts[3]
+    return active
+
+
+def _many_bookings(session: Session, cast: Cast, booked_from: list[tuple[int, int]], rich: int) -> None:
+    """For each (allocation, enterprise) a booking with attempt, usage, charge, ledger entry, line and history."""
+    tariff = session.scalars(sa.select(Tariff.id)).one()
+    day, month, last = clock.day_of(NOW), clock.month_of(NOW), clock.previous_month(clock.month_of(NOW))
+    states = [STATES[n % len(STATES)] for n in range(len(booked_from))]
     booked = _insert(
         session,
         Booking,
         [
             {
-                "kind": "flexible", "state": STATES[n % 5], "title": f"训练 {n}", "enterprise_id": enterprise_id,
-                "allocation_id": allocation, "pool_id": pool, "gpus": 2, "longest_seconds": 3600,
-                "submitted_by": cast.users["chen"], "submitted_at": NOW - 9 * HOUR, "held_gpu_seconds": hour,
-                "charged_gpu_seconds": hour, "started_at": NOW - 8 * HOUR if STATES[n % 5] != "queued" else None,
-                "ended_at": NOW - HOUR if STATES[n % 5] in ("finished", "settled") else None,
+                "kind": "flexible", "state": state, "title": "训练", "enterprise_id": enterprise,
+                "allocation_id": allocation, "pool_id": cast.pool, "gpus": 2, "longest_seconds": 3600,
+                "submitted_by": cast.users["chen"], "submitted_at": NOW - 9 * HOUR,
+                "held_gpu_seconds": HOUR_OF_A_CARD, "charged_gpu_seconds": HOUR_OF_A_CARD,
+                "started_at": NOW - 8 * HOUR if state != "queued" else None,
+                "ended_at": NOW - HOUR if state in ("finished", "settled") else None,
             }
-            for n in range(bookings)
+            for state, (allocation, enterprise) in zip(states, booked_from, strict=True)
         ],
     )  # fmt: skip
     tried = _insert(
@@ -243,92 +251,100 @@ def _fill(session: Session, cast: Cast, tariff: int, enterprise_id: int, *, book
             for id in booked
         ],
     )  # fmt: skip
+    rows = list(zip(booked, tried, booked_from, strict=True))
     recorded = _insert(
         session,
         UsageRecord,
         [
             {
                 "source": f"grown-{attempt}", "attempt_id": attempt, "booking_id": booking,
-                "enterprise_id": enterprise_id, "allocation_id": allocation, "pool_id": pool,
+                "enterprise_id": enterprise, "allocation_id": allocation, "pool_id": cast.pool,
                 "user_id": cast.users["chen"], "starts_at": NOW - 8 * HOUR, "ends_at": NOW - 7 * HOUR, "gpus": 2,
-                "gpu_seconds": hour, "day_on": day, "recorded_at": NOW,
+                "gpu_seconds": HOUR_OF_A_CARD, "day_on": day, "recorded_at": NOW,
             }
-            for booking, attempt in zip(booked, tried, strict=True)
+            for booking, attempt, (allocation, enterprise) in rows
         ],
     )  # fmt: skip
+    drafts = sorted({enterprise for _, enterprise in booked_from} - {cast.yusheng})  # Yusheng has its own
+    closed = sorted({enterprise for _, enterprise in booked_from})
     session.execute(
         sa.insert(BillingMonth),
-        [
-            {"enterprise_id": enterprise_id, "month": name, "state": "open" if name == month else "closed"}
-            for name in months
-        ],
+        [{"enterprise_id": id, "month": month, "state": "open"} for id in drafts]
+        + [{"enterprise_id": id, "month": last, "state": "closed"} for id in closed],
     )
-    session.execute(
-        sa.insert(Charge),
+    _insert(
+        session,
+        Charge,
         [
             {
-                "usage_record_id": record, "enterprise_id": enterprise_id, "booking_id": booking, "tariff_id": tariff,
-                "gpu_seconds": hour, "billed_in": month, "adjustment": False, "charged_at": NOW,
+                "usage_record_id": record, "enterprise_id": enterprise, "booking_id": booking, "tariff_id": tariff,
+                "gpu_seconds": HOUR_OF_A_CARD, "billed_in": month, "adjustment": False, "charged_at": NOW,
             }
-            for record, booking in zip(recorded, booked, strict=True)
+            for record, (booking, _attempt, (_allocation, enterprise)) in zip(recorded, rows, strict=True)
         ],
     )  # fmt: skip
+    accounts = {
+        bucket: session.scalars(
+            sa.select(LedgerAccount.id).where(
+                LedgerAccount.owner == f"allocation:{rich}", LedgerAccount.bucket == bucket
+            )
+        ).one()
+        for bucket in (Bucket.AVAILABLE, Bucket.USED)
+    }
     _insert(
         session,
         LedgerEntry,
         [
             {
                 "reference": f"usage:{record}", "leg": 1, "verb": "charge", "unit": Unit.GPU_SECONDS,
-                "from_account_id": available, "to_account_id": used, "amount": hour, "at": NOW,
+                "from_account_id": accounts[Bucket.AVAILABLE], "to_account_id": accounts[Bucket.USED],
+                "amount": HOUR_OF_A_CARD, "at": NOW,
             }
             for record in recorded
         ],
     )  # fmt: skip
-    drawn = _insert(
-        session,
-        Statement,
-        [
-            {
-                "number": f"G-{name}-{enterprise_id}", "enterprise_id": enterprise_id, "month": name, "state": state,
-                "opened_at": NOW, "rule_version": "2026-1", "tax_permille": 60,
-            }
-            for name, state in ((last, "in_review"), (month, "draft"))
-            if name in months
-        ],
-    )  # fmt: skip
+
+    def statement(enterprise: int, name: str, state: str) -> dict[str, Any]:
+        return {
+            "number": f"G-{name}-{enterprise}", "enterprise_id": enterprise, "month": name, "state": state,
+            "opened_at": NOW, "rule_version": "2026-1", "tax_permille": 60,
+        }  # fmt: skip
+
+    _insert(session, Statement, [statement(id, month, "draft") for id in drafts])
+    reviewed = dict(
+        zip(closed, _insert(session, Statement, [statement(id, last, "in_review") for id in closed]), strict=True)
+    )
     _insert(
         session,
         StatementLine,
         [
             {
-                "statement_id": drawn[0], "booking_id": booking, "tariff_id": tariff, "adjustment": False,
-                "gpu_seconds": hour, "price_micro_yuan": 16_500_000, "amount_micro_yuan": 16_500_000,
+                "statement_id": reviewed[enterprise], "booking_id": booking, "tariff_id": tariff, "adjustment": False,
+                "gpu_seconds": HOUR_OF_A_CARD, "price_micro_yuan": 16_500_000, "amount_micro_yuan": 16_500_000,
             }
-            for booking in booked
+            for booking, _attempt, (_allocation, enterprise) in rows
         ],
     )  # fmt: skip
     _insert(
         session,
         HistoryEntry,
         [
-            {"kind": kind, "subject_id": id, "verb": "submit", "after": "submitted", "at": NOW, "by_id": person}
-            for kind, id in (("booking", booked[0]), ("allocation", allocation))
+            {
+                "kind": kind, "subject_id": id, "verb": "submit", "before": None, "after": "submitted", "at": NOW,
+                "by_id": person,
+            }
+            for kind, ids in (("booking", booked), ("allocation", [rich]))
+            for id in ids
             for person in (cast.users["chen"], cast.users["lin"])
         ],
-    )
+    )  # fmt: skip
 
 
 def _rows_to_open(session: Session, enterprise_id: int) -> dict[str, int]:
-    """The newest own row of each kind, and for operators a request that waits."""
+    """The newest own row of each kind."""
     found = {}
     for name, model in (
         ("booking_id", Booking), ("record_id", UsageRecord), ("statement_id", Statement),
     ):  # fmt: skip
         found[name] = session.scalar(sa.select(sa.func.max(model.id)).where(model.enterprise_id == enterprise_id)) or 0
-    found["allocation_id"] = (
-        session.scalar(
-            sa.select(sa.func.min(UsageRecord.allocation_id)).where(UsageRecord.enterprise_id == enterprise_id)
-        )
-        or 0
-    )
     return found

@@ -79,9 +79,7 @@ def test_the_address_of_the_service_leads_to_the_start_page_or_to_the_door(app: 
     assert sign_in(app, cast.users["chen"]).get("/").location == "/start"
 
 
-def test_a_member_is_told_what_runs_and_starts_using_it_with_one_button(
-    app: Flask, cast: Cast, policy: Policy
-) -> None:
+def test_a_member_is_told_what_runs_and_starts_using_it_with_one_button(app: Flask, cast: Cast, policy: Policy) -> None:
     booking = cast.submit(cast.flexible(4, 2), policy.bookings)
     run(cast, booking, NOW - HOUR)
     page = start(app, cast, "chen")
@@ -120,9 +118,7 @@ def test_an_award_waits_until_something_is_booked_from_it(app: Flask, cast: Cast
 def test_a_declined_request_is_told_with_its_reason_for_two_weeks(app: Flask, cast: Cast) -> None:
     request = a_request(cast)
     assert "6,400 H800 GPU-hours asked for · decision due" in start(app, cast, "lin")
-    cast.database.transaction(
-        lambda s: allocations.decline(s, request, reason="与上次重复", by=cast.operator, now=NOW)
-    )
+    cast.database.transaction(lambda s: allocations.decline(s, request, reason="与上次重复", by=cast.operator, now=NOW))
     page = start(app, cast, "lin")
     assert "The request for 6,400 H800 GPU-hours was declined 与上次重复 Decided today 10:00" in page
     set_now(app, NOW + dt.timedelta(days=15))

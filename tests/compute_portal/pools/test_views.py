@@ -1,0 +1,384 @@
+"""The pages of pools: what is free, nodes and their instructions, maintenance, prices."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+
+from compute_portal import clock, units
+from compute_portal.access import SYSTEM
+from compute_portal.policy import Policy
+from compute_portal.pools import queries, service
+from compute_portal.pools.models import Instruction, Maintenance, Node, Tariff
+from compute_portal.pools.states import InstructionState, MaintenanceState, NodeState
+from compute_portal.sentences import Sentence
+from tests import walk
+from tests.cast import NOW, Cast
+from tests.web import Queries, make_app, post, rows_in, set_now, sign_in, words
+
+
+@pytest.fixture
+def app(cast: Cast, policy: Policy) -> Flask:
+    app = make_app(cast.database, policy)
+    set_now(app, NOW)
+    return app
+
+
+def node_ids(cast: Cast) -> list[int]:
+    with cast.database.read_only() as session:
+        return queries.node_ids(session, cast.pool)
+
+
+def change_state(cast: Cast, node_id: int, state: NodeState, why: str | None = None) -> None:
+    cast.database.transaction(
+        lambda s: service.change_node_state(s, node_id, state, verb="sync", by=SYSTEM, now=NOW, note=why)
+    )
+
+
+def plan(**changes: str) -> dict[str, str]:
+    values = {
+        "node_ids": "1-2, 4",
+        "starts_at": "2026-11-19 20:00",
+        "ends_at": "2026-11-19 23:00",
+        "reason": "液冷管路检修",
+    }
+    return values | changes
+
+
+# -- pools
+
+
+def test_everybody_sees_cards_compute_price_and_what_is_free(app: Flask, cast: Cast, policy: Policy) -> None:
+    walk.start(cast, cast.submit(cast.flexible(gpus=12), policy.bookings), at=NOW)
+    change_state(cast, node_ids(cast)[3], NodeState.DOWN)
+    cast.database.transaction(
+        lambda s: service.set_tariff(
+            s, cast.pool, from_on=dt.date(2026, 12, 1), price_micro_yuan=15_800_000, by=cast.finance, now=NOW
+        )
+    )
+    for who in ("chen", "zhou", "he", "xu", "an"):
+        page = words(sign_in(app, cast.users[who], language="en").get("/pools"))
+        assert "12 of 32 cards are free now" in page
+        assert "In use 12" in page
+        assert "Out of service 8" in page
+        assert "about 32 P" in page
+        assert "dense FP16" in page
+        assert "16.50" in page
+        assert "15.80 from 1 December 2026" in page
+
+
+def test_cards_of_a_draining_node_count_as_in_use_while_they_run(app: Flask, cast: Cast, policy: Policy) -> None:
+    walk.start(cast, cast.submit(cast.flexible(gpus=8), policy.bookings), at=NOW)
+    change_state(cast, node_ids(cast)[0], NodeState.DRAINING)
+    page = words(sign_in(app, cast.users["chen"], language="en").get("/pools"))
+    assert "24 of 32 cards are free now" in page
+    assert "In use 8 Out of service 0" in page
+
+
+def test_the_calendar_adds_up_to_the_capacity_in_every_hour(app: Flask, cast: Cast, policy: Policy) -> None:
+    cast.submit(cast.fixed(gpus=16), policy.bookings)
+    post(sign_in(app, cast.users["zhou"]), f"/pools/{cast.pool}/maintenance/plan", plan(node_ids="4"))
+    with cast.database.read_only() as session:
+        [picture] = queries.pictures(session, [queries.get_pool(session, cast.pool)], NOW)
+        hours = picture.by_hour(clock.start_of_day(clock.day_of(NOW)), 168)
+    assert set((hours.free + hours.booked + hours.closed).tolist()) == {32}
+    page = sign_in(app, cast.users["chen"], language="en").get(f"/pools/{cast.pool}")
+    assert page.text.count('<span class="maint">24</span>') == 3
+    assert page.text.count('<span class="fit">16</span>') == 2
+    assert page.text.count('<span class="past">') == 10  # Wednesday, 10:00
+
+
+def test_the_bureau_sees_which_bookings_run_on_a_node_and_members_how_many(
+    app: Flask, cast: Cast, policy: Policy
+) -> None:
+    booking = cast.submit(cast.flexible(gpus=4), policy.bookings)
+    walk.start(cast, booking, at=NOW)
+    used, link = node_ids(cast)[0], f'href="/bookings/{booking}"'
+    for address in (f"/pools/{cast.pool}", f"/nodes/{used}"):
+        assert link in sign_in(app, cast.users["zhou"]).get(address).text
+        for who in ("chen", "mei"):
+            assert link not in sign_in(app, cast.users[who]).get(address).text
+    assert "4 of 8 cards in use" in words(sign_in(app, cast.users["mei"], language="en").get(f"/nodes/{used}"))
+
+
+def test_a_pool_or_node_that_is_not_there_is_not_found(app: Flask, cast: Cast) -> None:
+    client = sign_in(app, cast.users["zhou"])
+    for address in ("/pools/999", "/nodes/999", "/pools/999/maintenance/plan", "/pools/99999999999", "/nodes/-1"):
+        assert client.get(address).status_code == 404
+    for address in ("/nodes/999/drain", "/nodes/999/resume", "/pools/999/maintenance/plan", "/maintenance/999/cancel"):
+        assert post(client, address, page="/account").status_code == 404
+    he = sign_in(app, cast.users["he"])
+    assert he.get("/pools/999/tariff/set").status_code == 404
+    assert post(he, "/pools/999/tariff/set", page="/account").status_code == 404
+
+
+def test_pool_pages_ask_at_most_ten_questions(app: Flask, cast: Cast, policy: Policy) -> None:
+    walk.start(cast, cast.submit(cast.flexible(gpus=12), policy.bookings), at=NOW)
+    client = sign_in(app, cast.users["zhou"])
+    post(client, f"/pools/{cast.pool}/maintenance/plan", plan(node_ids="4"))
+    post(client, f"/nodes/{node_ids(cast)[0]}/drain", {"why": "风扇告警"}, page=f"/nodes/{node_ids(cast)[0]}")
+    for address in ("/pools", f"/pools/{cast.pool}", f"/nodes/{node_ids(cast)[0]}", "/tariffs"):
+        with Queries(cast.database) as asked:
+            assert client.get(address).status_code == 200
+        assert len(asked) <= 10, (address, asked.statements)
+
+
+# -- drain and resume
+
+
+def test_an_operator_drains_a_node_and_sees_the_instruction_wait_and_answered(app: Flask, cast: Cast) -> None:
+    node = node_ids(cast)[1]
+    client = sign_in(app, cast.users["zhou"], language="en")
+    answer = post(client, f"/nodes/{node}/drain", {"why": "风扇告警"}, page=f"/nodes/{node}")
+    assert answer.location == f"/nodes/{node}"
+    page = words(client.get(answer.location))
+    assert "The scheduler is asked and answers in its next round" in page
+    assert "Zhou Yu’an asked to drain this node" in page
+    assert "waits for the scheduler: drain" in words(client.get(f"/pools/{cast.pool}"))
+    with cast.database.read_only() as session:
+        asked = session.scalars(sa.select(Instruction)).one()
+        assert (asked.target_id, asked.state, asked.why, asked.by_id) == (
+            node, InstructionState.WAITING, "风扇告警", cast.users["zhou"],
+        )  # fmt: skip
+        assert session.get_one(Node, node).state is NodeState.UP  # the scheduler does it, not the page
+    cast.database.transaction(lambda s: service.answer(s, asked.id, Sentence("drained"), done=True, now=NOW))
+    change_state(cast, node, NodeState.DRAINING)
+    page = words(client.get(f"/nodes/{node}"))
+    assert "Draining: finishes what runs, takes nothing new" in page
+    assert "Take it back into service" in page
+
+
+def test_a_node_is_resumed_with_a_reason(app: Flask, cast: Cast) -> None:
+    node = node_ids(cast)[1]
+    change_state(cast, node, NodeState.DOWN)
+    client = sign_in(app, cast.users["zhou"], language="en")
+    assert post(client, f"/nodes/{node}/resume", {"why": "风扇已更换"}, page=f"/nodes/{node}").status_code == 302
+    assert "asked to take this node back into service" in words(client.get(f"/nodes/{node}"))
+
+
+BAD_REASONS = [
+    ("", "This is needed."),
+    ("   ", "This is needed."),
+    ("长" * 201, "At most 200 characters."),
+    ("a\0b", "a character"),
+]
+
+
+def test_draining_needs_a_readable_reason(app: Flask, cast: Cast) -> None:
+    for why, sentence in BAD_REASONS:
+        node = node_ids(cast)[1]
+        answer = post(
+            sign_in(app, cast.users["zhou"], language="en"), f"/nodes/{node}/drain", {"why": why}, page=f"/nodes/{node}"
+        )
+        assert answer.status_code == 422
+        assert sentence in words(answer)
+        assert 'id="why-error"' in answer.text
+        if why.strip().isalpha():
+            assert why in answer.text
+        assert rows_in(cast.database, Instruction) == 0
+
+
+def test_a_second_wish_for_the_same_node_is_refused_in_words(app: Flask, cast: Cast) -> None:
+    node = node_ids(cast)[1]
+    post(sign_in(app, cast.users["zhou"]), f"/nodes/{node}/drain", {"why": "风扇告警"}, page=f"/nodes/{node}")
+    other = sign_in(app, cast.users["wu"], language="en")
+    answer = post(other, f"/nodes/{node}/drain", {"why": "换网卡"}, page="/account")
+    assert answer.status_code == 422
+    assert "An instruction for this node already waits for the scheduler." in words(answer)
+    assert rows_in(cast.database, Instruction) == 1
+
+
+def test_the_same_button_twice_asks_once(app: Flask, cast: Cast) -> None:
+    node = node_ids(cast)[1]
+    client = sign_in(app, cast.users["zhou"])
+    data = {"why": "风扇告警", "form_key": "k" * 32}
+    first = post(client, f"/nodes/{node}/drain", data, page=f"/nodes/{node}")
+    second = post(client, f"/nodes/{node}/drain", data, page="/account")
+    assert (first.status_code, second.status_code) == (302, 302)
+    assert rows_in(cast.database, Instruction) == 1
+
+
+def test_only_operators_drain_resume_and_plan(app: Flask, cast: Cast) -> None:
+    node = node_ids(cast)[1]
+    for who in ("chen", "lin", "he", "xu", "an"):
+        client = sign_in(app, cast.users[who])
+        assert "<form" not in client.get(f"/nodes/{node}").text.partition('<main id="main"')[2].partition("</main>")[0]
+        for address in (f"/nodes/{node}/drain", f"/nodes/{node}/resume", f"/pools/{cast.pool}/maintenance/plan"):
+            assert post(client, address, {"why": "x"}, page="/account").status_code == 403
+        assert client.get(f"/pools/{cast.pool}/maintenance/plan").status_code == 403
+    assert rows_in(cast.database, Instruction) == 0
+
+
+# -- maintenance
+
+
+def test_an_operator_plans_maintenance_by_ranges_and_cancels_it(app: Flask, cast: Cast) -> None:
+    client = sign_in(app, cast.users["zhou"], language="en")
+    answer = post(client, f"/pools/{cast.pool}/maintenance/plan", plan())
+    assert answer.location == f"/pools/{cast.pool}#maintenance"
+    page = words(client.get(f"/pools/{cast.pool}"))
+    assert "3 nodes are closed from Thu 19 Nov 20:00 until Thu 19 Nov 23:00." in page
+    assert "液冷管路检修" in page
+    assert "3 nodes : 1–2, 4 · planned by Zhou Yu’an" in page.replace("nodes: ", "nodes : ")
+    ids = node_ids(cast)
+    with cast.database.read_only() as session:
+        window = session.scalars(sa.select(Maintenance)).one()
+    assert window.node_ids == [ids[0], ids[1], ids[3]]
+    assert window.starts_at == dt.datetime(2026, 11, 19, 12, tzinfo=dt.UTC)
+    assert post(client, f"/maintenance/{window.id}/cancel", page=f"/pools/{cast.pool}").status_code == 302
+    page = words(client.get(f"/pools/{cast.pool}"))
+    assert "The maintenance window is cancelled" in page
+    assert "No maintenance is planned" in page
+    again = post(client, f"/maintenance/{window.id}/cancel", page="/account")
+    assert again.status_code == 409
+    assert "already further on" in words(again)
+
+
+def test_all_nodes_are_meant_in_either_language(app: Flask, cast: Cast) -> None:
+    client = sign_in(app, cast.users["zhou"])
+    post(client, f"/pools/{cast.pool}/maintenance/plan", plan(node_ids="全部"))
+    post(
+        client,
+        f"/pools/{cast.pool}/maintenance/plan",
+        plan(node_ids="ALL", starts_at="2026-11-20 20:00", ends_at="2026-11-20 21:00"),
+    )
+    with cast.database.read_only() as session:
+        assert [window.node_ids for window in session.scalars(sa.select(Maintenance))] == [node_ids(cast)] * 2
+
+
+BAD_PLANS = [
+    ("node_ids", "", "This is needed."),
+    ("node_ids", "eins", "Write numbers and ranges like 1-8, 12, or “all”."),
+    ("node_ids", "4-2", "Write numbers and ranges like 1-8, 12, or “all”."),
+    ("node_ids", "0", "Write numbers and ranges like 1-8, 12, or “all”."),
+    ("node_ids", "1-5", "The nodes of this pool are numbered 1 to 4."),
+    ("node_ids", "1-99999", "The nodes of this pool are numbered 1 to 4."),
+    ("starts_at", "tomorrow", "Enter date and time like 2026-11-20 20:00."),
+    ("starts_at", "2026-11-17 20:00", "The start must be in the future."),
+    ("ends_at", "2026-11-19 20:00", "The end must be after the start."),
+    ("ends_at", "9999-99-99 20:00", "Enter date and time like 2026-11-20 20:00."),
+    ("reason", "", "This is needed."),
+    ("reason", "x" * 201, "At most 200 characters."),
+]
+
+
+def test_a_wrong_maintenance_plan_is_refused_at_its_field(app: Flask, cast: Cast) -> None:
+    for field, typed, sentence in BAD_PLANS:
+        client = sign_in(app, cast.users["zhou"], language="en")
+        answer = post(client, f"/pools/{cast.pool}/maintenance/plan", plan(**{field: typed}))
+        assert answer.status_code == 422
+        error = words_at(answer.text, field)
+        assert sentence in error
+        assert f'value="{typed}"' in answer.text
+        assert 'value="2026-11-19 2' in answer.text
+        assert rows_in(cast.database, Maintenance) == 0
+
+
+def words_at(page: str, field: str) -> str:
+    """What stands in the error of a field."""
+    return page.partition(f'id="{field}-error"')[2].partition("</p>")[0]
+
+
+def test_maintenance_over_a_confirmed_booking_is_refused_with_a_count(app: Flask, cast: Cast, policy: Policy) -> None:
+    cast.submit(cast.fixed(gpus=8), policy.bookings)  # from 20:00 today, on the first node
+    client = sign_in(app, cast.users["zhou"], language="en")
+    data = plan(node_ids="1", starts_at="2026-11-18 21:00", ends_at="2026-11-19 21:00")
+    answer = post(client, f"/pools/{cast.pool}/maintenance/plan", data)
+    assert answer.status_code == 422
+    assert "1 booking uses these nodes in that window." in words_at(answer.text, "starts_at")
+    assert rows_in(cast.database, Maintenance) == 0
+
+
+def test_a_cancelled_window_stays_cancelled(app: Flask, cast: Cast) -> None:
+    client = sign_in(app, cast.users["zhou"])
+    post(client, f"/pools/{cast.pool}/maintenance/plan", plan())
+    with cast.database.read_only() as session:
+        window = session.scalars(sa.select(Maintenance)).one()
+    for who in ("chen", "he", "xu"):
+        answer = post(sign_in(app, cast.users[who]), f"/maintenance/{window.id}/cancel", page="/account")
+        assert answer.status_code == 403
+    post(client, f"/maintenance/{window.id}/cancel", page=f"/pools/{cast.pool}")
+    with cast.database.read_only() as session:
+        assert session.get_one(Maintenance, window.id).state is MaintenanceState.CANCELLED
+
+
+# -- prices
+
+
+def test_finance_sets_a_price_from_a_day_to_come(app: Flask, cast: Cast) -> None:
+    client = sign_in(app, cast.users["he"], language="en")
+    data = {"from_on": "2026-12-01", "price": "15.80"}
+    answer = post(client, f"/pools/{cast.pool}/tariff/set", data)
+    assert answer.location == f"/tariffs#pool-{cast.pool}"
+    page = words(client.get("/tariffs"))
+    assert "H800 costs ¥15.80 per GPU-hour from 1 December 2026 on." in page
+    assert "One price will change" in page
+    assert "1 January 2026 30 November 2026 16.50 in force He Liqun" in page
+    assert "1 December 2026 open 15.80 to come He Liqun" in page
+    with cast.database.read_only() as session:
+        tariff = session.scalars(sa.select(Tariff).order_by(Tariff.from_on.desc())).first()
+    assert tariff is not None
+    assert (tariff.price_micro_yuan, tariff.from_on) == (units.parse_yuan("15.80"), dt.date(2026, 12, 1))
+
+
+BAD_PRICES = [
+    ("from_on", "", "This is needed."),
+    ("from_on", "1 December", "Enter a date like 2026-11-20."),
+    ("from_on", "2026-02-30", "Enter a date like 2026-11-20."),
+    ("from_on", "2026-11-18", "A price can only change from 19 November 2026 on"),
+    ("from_on", "2025-01-01", "A price can only change from 19 November 2026 on"),
+    ("price", "", "This is needed."),
+    ("price", "-1", "Enter a number, for example 16.50."),
+    ("price", "sixteen", "Enter a number, for example 16.50."),
+    ("price", "16.5000001", "Enter a number, for example 16.50."),
+    ("price", "1e400", "Enter a number, for example 16.50."),
+    ("price", "NaN", "Enter a number, for example 16.50."),
+]
+
+
+def test_a_wrong_price_is_refused_at_its_field(app: Flask, cast: Cast) -> None:
+    for field, typed, sentence in BAD_PRICES:
+        client = sign_in(app, cast.users["he"], language="en")
+        data = {"from_on": "2026-12-01", "price": "15.80"} | {field: typed}
+        answer = post(client, f"/pools/{cast.pool}/tariff/set", data)
+        assert answer.status_code == 422
+        assert sentence in words_at(answer.text, field)
+        assert f'value="{typed}"' in answer.text
+        assert rows_in(cast.database, Tariff) == 1
+
+
+def test_a_day_that_has_a_price_already_is_refused(app: Flask, cast: Cast) -> None:
+    client = sign_in(app, cast.users["he"], language="en")
+    data = {"from_on": "2026-12-01", "price": "15.80"}
+    post(client, f"/pools/{cast.pool}/tariff/set", data)
+    answer = post(client, f"/pools/{cast.pool}/tariff/set", data | {"price": "12"})
+    assert answer.status_code == 422
+    assert "There is already a price from 1 December 2026 on." in words_at(answer.text, "from_on")
+    assert rows_in(cast.database, Tariff) == 2
+
+
+def test_only_finance_sets_prices_and_everybody_reads_them(app: Flask, cast: Cast) -> None:
+    for who in ("chen", "zhou", "xu", "an"):
+        client = sign_in(app, cast.users[who], language="en")
+        assert "H800: ¥16.50 per GPU-hour today" in words(client.get("/tariffs"))
+        assert client.get(f"/pools/{cast.pool}/tariff/set").status_code == 403
+        assert post(client, f"/pools/{cast.pool}/tariff/set", page="/account").status_code == 403
+    member = words(sign_in(app, cast.users["chen"], language="en").get("/tariffs"))
+    assert "He Liqun" not in member  # who at the bureau set it is the bureau's own affair
+    assert rows_in(cast.database, Tariff) == 1
+
+
+def test_the_price_of_a_pool_changes_at_midnight_in_shanghai(app: Flask, cast: Cast) -> None:
+    cast.database.transaction(
+        lambda s: service.set_tariff(
+            s, cast.pool, from_on=dt.date(2026, 11, 19), price_micro_yuan=9_000_000, by=cast.finance, now=NOW
+        )
+    )
+    midnight = dt.datetime(2026, 11, 18, 16, tzinfo=dt.UTC)
+    for at, price in ((midnight - dt.timedelta(seconds=1), "16.50"), (midnight, "9.00")):
+        set_now(app, at)
+        page = words(sign_in(app, cast.users["chen"], language="en").get("/tariffs"))
+        assert f"H800: ¥{price} per GPU-hour today" in page
