@@ -68,7 +68,8 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "run-too-long": ("The longest run is at most {n:count} hour.", "The longest run is at most {n:count} hours."),
     "fixed-share-full": "At most {percent:count}% of the pool, {most:count} cards, may be booked for fixed hours; "
     "{fixed:count} are taken in this window and you asked for {asked:count}.",
-    "no-room": "No window in the coming weeks has {asked:count} cards free together; {free:count} are free from {at:time}.",
+    "no-room": "No window in the coming weeks has {asked:count} cards free together; "
+    "{free:count} are free from {at:time}.",
     "no-room-but-later": "From {at:time} only {free:count} of {asked:count} cards are free throughout. "
     "The closest window begins {later:time}.",
     "no-price": "The pool has no price yet, so it cannot be booked.",
@@ -77,8 +78,10 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "held-hours": "{held:hours} GPU-hours held, {left:hours} left",
     "approved-by-rule": "Up to {threshold:hours} GPU-hours: approved automatically",
     "too-soon-to-decide": (
-        "Above {threshold:hours} GPU-hours an operator decides first. Choose a start more than {n:count} hour from now.",
-        "Above {threshold:hours} GPU-hours an operator decides first. Choose a start more than {n:count} hours from now.",
+        "Above {threshold:hours} GPU-hours an operator decides first. "
+        "Choose a start more than {n:count} hour from now.",
+        "Above {threshold:hours} GPU-hours an operator decides first. "
+        "Choose a start more than {n:count} hours from now.",
     ),
     "nobody-decided": "Nobody decided in time; all hours were released",
     "booking-has-started": "This booking has started; stop it instead of cancelling.",

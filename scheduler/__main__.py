@@ -40,7 +40,8 @@ class CannotStart(Exception):
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m scheduler", epilog="`python -m scheduler simulate --help` runs a trace in virtual time; `demo-city` fills an empty database."
+        prog="python -m scheduler",
+        epilog="`simulate --help` says how to run a trace in virtual time; `demo-city` fills an empty database.",
     )
     parser.add_argument("--once", action="store_true", help="do what is due now, then end")
     try:

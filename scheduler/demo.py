@@ -43,22 +43,27 @@ BUREAU: tuple[tuple[Role, str, str, str], ...] = (
     (Role.ADMIN, "an@bureau.demo", "安然", "An Ran"),
 )
 FIRMS: tuple[tuple[str, str, str, SizeClass, tuple[tuple[str, str], ...]], ...] = (
-    ("yusheng", "屿声科技", "Yusheng Voice", SizeClass.SMALL, (("林晓禾", "Lin Xiaohe"), ("陈屹", "Chen Yi"), ("苏木", "Su Mu"))),
+    ("yusheng", "屿声科技", "Yusheng Voice", SizeClass.SMALL, (
+        ("林晓禾", "Lin Xiaohe"), ("陈屹", "Chen Yi"), ("苏木", "Su Mu"),
+    )),
     ("wangshu", "望舒机器人", "Wangshu Robotics", SizeClass.MEDIUM, (("顾望", "Gu Wang"), ("许诺", "Xu Nuo"))),
     ("fanying", "帆影海事", "Fanying Maritime", SizeClass.SMALL, (("沈舟", "Shen Zhou"), ("丁一帆", "Ding Yifan"))),
     ("hexin", "禾芯农智", "Hexin AgriAI", SizeClass.SMALL, (("田禾", "Tian He"), ("郭麦", "Guo Mai"))),
     ("tinglan", "听澜影像", "Tinglan Imaging", SizeClass.MICRO, (("江澜", "Jiang Lan"),)),
     ("zhuzhao", "烛照教育", "Zhuzhao Learning", SizeClass.SMALL, (("孟昭", "Meng Zhao"), ("罗晨", "Luo Chen"))),
     ("mufeng", "牧风气象", "Mufeng Weather", SizeClass.MICRO, (("高原", "Gao Yuan"),)),
-    ("beiyu", "北屿生物", "Beiyu Bio", SizeClass.MEDIUM, (("白露", "Bai Lu"), ("秦川", "Qin Chuan"), ("方舟", "Fang Zhou"))),
+    ("beiyu", "北屿生物", "Beiyu Bio", SizeClass.MEDIUM, (
+        ("白露", "Bai Lu"), ("秦川", "Qin Chuan"), ("方舟", "Fang Zhou"),
+    )),
     ("shiliu", "石榴法务", "Shiliu Legal Tech", SizeClass.MICRO, (("石榴", "Shi Liu"),)),
     ("luyu", "鹭屿视觉", "Luyu Vision", SizeClass.SMALL, (("梅岚", "Mei Lan"), ("唐一", "Tang Yi"))),
     ("xingcha", "星槎遥感", "Xingcha Sensing", SizeClass.MEDIUM, (("宋星", "Song Xing"), ("贺兰", "He Lan"))),
     ("qingwu", "青梧医疗", "Qingwu Health", SizeClass.SMALL, (("梁青", "Liang Qing"), ("叶梧", "Ye Wu"))),
 )  # fmt: skip
 TITLES = (
-    "方言语音预训练", "声码器对比实验", "抓取策略训练", "海图目标检测", "病虫害图像微调", "影像分割训练", "习题批改模型",
-    "短临降水预报", "蛋白结构预测", "合同审阅微调", "多相机感知训练", "遥感基座第二阶段", "问诊对话评测", "数据清洗与去重",
+    "方言语音预训练", "声码器对比实验", "抓取策略训练", "海图目标检测", "病虫害图像微调",
+    "影像分割训练", "习题批改模型", "短临降水预报", "蛋白结构预测", "合同审阅微调",
+    "多相机感知训练", "遥感基座第二阶段", "问诊对话评测", "数据清洗与去重",
 )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def main(argv: list[str], *, policy: Policy) -> int:
     try:
         return _simulate(options, policy)
     except (SimulationError, TraceError) as error:
-        print(f"simulate: {error}", file=sys.stderr)  # noqa: T201
+        print(f"simulate: {error}", file=sys.stderr)
         return 2
 
 
@@ -235,4 +235,4 @@ def _write_out(path: Path, outcome: Outcome, runs: list[booking_queries.Run]) ->
 
 
 def _say(line: str) -> None:
-    print(line)  # noqa: T201
+    print(line)

@@ -86,7 +86,7 @@ def read_shares(path: Path) -> dict[str, int]:
 
 def _open(path: Path) -> io.TextIOWrapper:
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", newline="", encoding="utf-8")  # type: ignore[return-value]
+        return gzip.open(path, "rt", newline="", encoding="utf-8")
     return path.open(newline="", encoding="utf-8")
 
 

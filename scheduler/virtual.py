@@ -132,7 +132,7 @@ class VirtualTime:
         self.context.database.transaction(lambda session: bookings.stop(session, booking_id, by=by, now=now).id)
 
     def _cycle(self, now: dt.datetime) -> None:
-        """A cycle; whoever sees the own booking start notes when to stop it. Stops at this very instant come at once."""
+        """A cycle; whose booking starts notes when to stop it. Stops at this very instant come at once."""
         while True:
             result = cycle.run(self.context, now)
             self.outcome.cycles += 1

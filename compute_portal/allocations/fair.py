@@ -1,4 +1,4 @@
-"""Decayed usage: what the fair tree reads. Kept incrementally, so a cycle costs the number of allocations, not records."""
+"""Decayed usage: what the fair tree reads. Kept incrementally: a cycle costs the number of allocations, not records."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from .states import LIFE, AllocationState
 
 
 class Allocation(Base):
-    """Request and allocation are one row: it keeps what was asked, what was awarded and (in the ledger) what was used."""
+    """Request and allocation are one row: what was asked, what was awarded and (in the ledger) what was used."""
 
     __tablename__ = "allocations"
     LIFE: ClassVar[Lifecycle] = LIFE
@@ -54,7 +54,7 @@ class Allocation(Base):
 
 
 class FairUsage(Base):
-    """Decayed usage of an allocation as of an instant: what the fair tree reads. A forecast aid, not money, so a float."""
+    """Decayed usage of an allocation as of an instant: what the fair tree reads. Not money, so a float."""
 
     __tablename__ = "fair_usage"
     allocation_id: Mapped[int] = mapped_column(sa.ForeignKey("allocations.id"), primary_key=True)

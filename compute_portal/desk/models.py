@@ -1,4 +1,4 @@
-"""What the two processes leave for each other and for the operator: the scheduler's pulse and the runs of its timetable.
+"""What the processes leave for each other and the operator: the scheduler's pulse, the runs of its timetable.
 
 The tables are read by pages and by /readyz and written by the scheduler; they stand here because the portal may not
 import the scheduler, and Alembic starts in the portal.
@@ -39,7 +39,7 @@ class TimetableRun(Base):
 
 
 class Lease(Base):
-    """The embedded engine's own record of an attempt it was handed: its queue and what it gave. The portal never reads it.
+    """The embedded engine's own record of an attempt it was handed: its queue and what it gave.
 
     `changed_at` lets the scheduler ask only for what is new.
     """

@@ -542,7 +542,7 @@ def _pairs(session: Session, query: sa.Select[K, V], values: Mapping[str, Any] |
 def _queue_up(queue: _Queue, asked: HandOver | Lease, reason: Sentence | None) -> None:
     queue.changed = True
     if asked.fixed:
-        assert asked.starts_at is not None and asked.ends_at is not None  # noqa: S101 - a check of the table
+        assert asked.starts_at is not None and asked.ends_at is not None
         queue.fixed[asked.key] = _Fixed(
             asked.key, asked.booking_id, asked.starts_at, asked.ends_at, asked.enterprise_id, asked.gpus, reason
         )

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from sqlalchemy.orm import Session
 from werkzeug.serving import make_server
 
 from compute_portal import clock, units
@@ -21,11 +22,14 @@ from compute_portal.access import Role
 from compute_portal.app import create_app
 from compute_portal.db import Database
 from compute_portal.policy import load_policy
+from compute_portal.signin import service as signin
 from compute_portal.signin.passwords import hash_password
+from compute_portal.signin.queries import find_by_email
 from config.settings import Settings
 from scheduler.town import Town
 
 ROOT = Path(__file__).resolve().parents[2]
+POLICY = ROOT / "config" / "policy.toml"
 PASSWORD = "a lantern by the harbour"
 SECRET = "only for these tests, " * 2
 WITHIN_SECONDS = 30
@@ -76,11 +80,22 @@ class House:
         self.address = f"http://{self.host}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
+    def session_of(self, email: str) -> str:
+        """The cookie's value of a session that began without typing a password."""
+
+        def begin(session: Session) -> str:
+            user = find_by_email(session, email)
+            assert user is not None
+            policy = load_policy(POLICY).sign_in
+            return signin.start_session(session, user.id, enterprise_id=None, policy=policy, now=clock.now())
+
+        return self.database.transaction(begin)
+
     @contextlib.contextmanager
     def served_here(self) -> Iterator[House]:
         """By threads of this process: quick to start, for tests of pages."""
         settings = Settings(env="test", secret_key=SECRET, public_url=self.address)
-        app = create_app(settings, self.database, load_policy(ROOT / "config" / "policy.toml"))
+        app = create_app(settings, self.database, load_policy(POLICY))
         host, port = self.host.split(":")
         server = make_server(host, int(port), app, threaded=True)
         thread = threading.Thread(target=server.serve_forever)
@@ -121,7 +136,7 @@ class House:
             )
 
     def _policy_file(self) -> Path:
-        text = (ROOT / "config" / "policy.toml").read_text()
+        text = POLICY.read_text()
         for name, seconds in HURRY.items():
             text, changed = re.subn(rf"^{name} = \d+", f"{name} = {seconds}", text, flags=re.MULTILINE)
             assert changed == 1, name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Callable
 
@@ -9,15 +10,17 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Request
 
+from compute_portal import clock, units
 from compute_portal.bookings.models import Booking
 from compute_portal.db import Database
-from compute_portal.language import HTML_LANG, LANGUAGES
-from tests.browser.house import House, award
+from compute_portal.language import HTML_LANG, LANGUAGES, hours, money
+from tests.browser.house import PASSWORD, House, award
 from tests.browser.visitor import Visitor
 
 pytestmark = pytest.mark.xdist_group("browser")
 A_BOOKING = re.compile(r"/bookings/\d+$")
 Visit = Callable[..., Visitor]
+PRICE = units.parse_yuan("16.50")
 EVERYBODY = ("lin@yusheng.test", "chen@yusheng.test", "zhou@bureau.test", "he@bureau.test", "xu@bureau.test",
              "an@bureau.test")  # fmt: skip
 
@@ -52,6 +55,31 @@ def test_a_refused_form_says_why_at_the_field_and_keeps_what_was_typed(
     chen.page.locator(".summary-error a").first.click()
     assert chen.page.evaluate("document.querySelector(':target').id") == "gpus"
     assert bookings_in(database) == 0
+
+
+def test_fixed_hours_are_booked_on_named_cards_and_cancelled_free_of_charge(
+    house: House, visit: Visit, database: Database
+) -> None:
+    award(house.town, 4_000)
+    chen = visit("chen@yusheng.test")
+    day = clock.day_of(clock.now()) + dt.timedelta(days=3)
+    chen.open("/bookings/new")
+    chen.fill("Cards", "8")
+    chen.fill("Start time", f"{day} 10:00")
+    chen.fill("End time", f"{day} 14:00")
+    chen.fill("Title", "语音基座第三阶段")
+    chen.press("Check price")
+    assert money(32 * PRICE, chen.language) in chen.page.locator(".promise").inner_text()
+    chen.click(chen.page.locator("button[name=step][value=book]"))
+    assert chen.sees_state("Confirmed")
+
+    chen.follow("Cancel booking")
+    chen.press("Cancel free of charge")
+    assert chen.sees_state("Cancelled")
+    chen.follow("Allocations", within="header .nav-main")
+    assert hours(units.gpu_seconds(4_000), chen.language) in chen.text
+    with database.read_only() as session:
+        assert session.scalars(sa.select(Booking.held_gpu_seconds)).all() == [0]
 
 
 def test_a_double_click_books_once(house: House, visit: Visit, database: Database) -> None:
@@ -101,7 +129,7 @@ def test_the_language_switch_keeps_the_page_and_is_remembered(house: House, visi
     again.page.locator("#password").fill("wrong on purpose")
     again.page.locator("main button[type=submit]").click()
     assert again.page.locator(".summary-error").is_visible()
-    again.page.locator("#password").fill("a lantern by the harbour")
+    again.page.locator("#password").fill(PASSWORD)
     again.click(again.page.locator("main button[type=submit]"))
     assert again.page.locator("html").get_attribute("lang") == HTML_LANG[lin.language]
 

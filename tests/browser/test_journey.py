@@ -10,13 +10,12 @@ import datetime as dt
 from collections.abc import Callable, Iterator
 
 import pytest
-import sqlalchemy as sa
 
 from compute_portal import clock, units
 from compute_portal.bookings.models import Booking
 from compute_portal.db import Database
 from compute_portal.language import amount, hours, money
-from tests.browser.house import House, award, seconds
+from tests.browser.house import House, seconds
 from tests.browser.visitor import Visitor
 
 pytestmark = pytest.mark.xdist_group("browser")
@@ -110,8 +109,8 @@ def open_statement_down_to_the_record(he: Visitor, booking_id: int, used: int) -
 
 
 def test_from_the_request_to_the_draft_statement(house: House, visit: Visit, database: Database) -> None:
-    lin, zhou, chen = visit("lin@yusheng.test"), visit(), visit()
-
+    lin, zhou, chen, he = visit(), visit(), visit(), visit()
+    lin.sign_in("lin@yusheng.test")
     request_hours(lin)
     zhou.sign_in("zhou@bureau.test")
     approve_a_part(zhou)
@@ -129,30 +128,5 @@ def test_from_the_request_to_the_draft_statement(house: House, visit: Visit, dat
         assert booking.held_gpu_seconds == 0
     open_usage_down_to_the_record(chen, booking_id, used)
 
-    he = visit("he@bureau.test")
+    he.sign_in("he@bureau.test")
     open_statement_down_to_the_record(he, booking_id, used)
-
-
-def test_fixed_hours_are_booked_on_named_cards_and_cancelled_free_of_charge(
-    house: House, visit: Visit, database: Database
-) -> None:
-    award(house.town, 4_000)
-    chen = visit("chen@yusheng.test")
-    day = clock.day_of(clock.now()) + dt.timedelta(days=3)
-    chen.open("/bookings/new")
-    chen.fill("Cards", "8")
-    chen.fill("Start time", f"{day} 10:00")
-    chen.fill("End time", f"{day} 14:00")
-    chen.fill("Title", "语音基座第三阶段")
-    chen.press("Check price")
-    assert money(32 * PRICE, chen.language) in chen.page.locator(".promise").inner_text()
-    chen.click(chen.page.locator("button[name=step][value=book]"))
-    assert chen.sees_state("Confirmed")
-
-    chen.follow("Cancel booking")
-    chen.press("Cancel free of charge")
-    assert chen.sees_state("Cancelled")
-    chen.follow("Allocations", within="header .nav-main")
-    assert hours(units.gpu_seconds(4_000), chen.language) in chen.text
-    with database.read_only() as session:
-        assert session.scalars(sa.select(Booking.held_gpu_seconds)).all() == [0]

@@ -22,7 +22,7 @@ from compute_portal.pools.queries import PriceBook
 from compute_portal.statements import service as statements
 from compute_portal.statements.models import Statement
 from compute_portal.usage import service as usage
-from compute_portal.usage.models import Charge, UsageRecord
+from compute_portal.usage.models import Charge
 from scheduler import metering
 from scheduler.context import PassFailed
 from scheduler.metering import Due
@@ -82,15 +82,15 @@ def test_however_often_it_is_metered_meanwhile_the_parts_make_the_whole(
     metered, found = start, []
     for now in [*sorted(passes), end + HOUR]:
         over = now >= end
-        until, whole = metering._until(
-            AttemptOutcome.ENDED if over else None, end if over else None, end, None, now
-        )
+        until, whole = metering._until(AttemptOutcome.ENDED if over else None, end if over else None, end, None, now)
         assert whole is over
         if metered < until:
             found += metering.pieces(due(metered, until), book([1, 4]))
             metered = until
     once = metering.pieces(due(start, end), book([1, 4]))
-    assert [(p.starts_at, p.ends_at, p.tariff_id) for p in found] == [(p.starts_at, p.ends_at, p.tariff_id) for p in once]
+    assert [(p.starts_at, p.ends_at, p.tariff_id) for p in found] == [
+        (p.starts_at, p.ends_at, p.tariff_id) for p in once
+    ]
 
 
 # -- in the database --------------------------------------------------------------------------------------------------
@@ -170,9 +170,11 @@ def test_a_new_price_counts_from_its_first_day_on(town: Town) -> None:
     price = units.parse_yuan("20")
     tomorrow = clock.day_of(town.cast.now) + dt.timedelta(days=1)
     new = town.cast.database.transaction(
-        lambda s: pools.set_tariff(
-            s, town.cast.pool, from_on=tomorrow, price_micro_yuan=price, by=town.cast.finance, now=town.cast.now
-        ).id
+        lambda s: (
+            pools.set_tariff(
+                s, town.cast.pool, from_on=tomorrow, price_micro_yuan=price, by=town.cast.finance, now=town.cast.now
+            ).id
+        )
     )
     id = town.flexible(gpus=1, hours=24)  # from 10:00 in Shanghai: 14 hours before midnight
     town.meter(run_until(town, id, 24))
@@ -187,9 +189,11 @@ def test_a_fixed_booking_keeps_the_price_of_its_confirmation(town: Town) -> None
     id = town.fixed(gpus=8, start_in=1, hours=24)
     tomorrow = clock.day_of(town.cast.now) + dt.timedelta(days=1)
     town.cast.database.transaction(
-        lambda s: pools.set_tariff(
-            s, town.cast.pool, from_on=tomorrow, price_micro_yuan=1, by=town.cast.finance, now=town.cast.now
-        ).id
+        lambda s: (
+            pools.set_tariff(
+                s, town.cast.pool, from_on=tomorrow, price_micro_yuan=1, by=town.cast.finance, now=town.cast.now
+            ).id
+        )
     )
     town.cycle(town.cast.now + HOUR)
     town.cycle(town.cast.now + 25 * HOUR)
@@ -256,17 +260,6 @@ def test_one_bad_attempt_is_named_and_the_rest_of_its_enterprise_is_charged(
     monkeypatch.undo()
     town.meter(end)
     assert town.charged(bad) == 3600
-
-
-def test_what_was_never_granted_is_never_charged(town: Town) -> None:
-    id = town.flexible(gpus=4, hours=1)
-    given = town.cast.database.transaction(lambda s: attempts.write(s, [id], now=town.cast.now))
-    one = attempts.Given(given[0].key, [], town.cast.now, town.cast.now + HOUR)
-    town.cast.database.transaction(lambda s: attempts.placed(s, [one]))
-    assert town.state(id) is BookingState.STARTING
-    assert town.meter(town.cast.now + 5 * HOUR) == 0
-    with town.cast.database.read_only() as session:
-        assert session.scalars(sa.select(UsageRecord)).all() == []
 
 
 def test_settlement_names_what_was_charged_and_what_came_back(town: Town) -> None:
