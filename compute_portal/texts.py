@@ -105,6 +105,8 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     # why a booking waits
     "wait-limit": "Your company may use {limit:count} cards of this pool at once and is using {used:count}; "
     "this booking needs {asked:count}.",
+    "wait-limit-booked": "Your company may use {limit:count} cards of this pool at once, is using {used:count} and has "
+    "booked {booked:count} for fixed hours during this run; this booking needs {asked:count}.",
     "wait-cards": "It needs {asked:count} cards; at most {free:count} are free together.",
     "wait-nodes": "It needs {asked:count} whole nodes and {free:count} are free.",
     "wait-ahead": (

@@ -213,9 +213,12 @@ class Timetable:
     def run(self) -> None:
         """Returns after SIGTERM or SIGINT, when what was under way is finished. Raises LostLeadership, and whatever
         goes wrong in APScheduler's own loop: the process must end then, not linger."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-        self._scheduler.start()
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self._scheduler.start()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
         if self._lost is not None:
             raise self._lost
 

@@ -384,7 +384,7 @@ def _check_window(
     if coming >= policy.fixed_open_most:
         raise Refusal(Sentence("too-many-fixed", most=policy.fixed_open_most, open=coming), "kind")
     if ground.limit is not None:
-        used = _peak(mine, start, end)
+        used = _peak(mine, start, end) + _running_into(session, ground, start)
         if used + asked.gpus > ground.limit:
             raise Refusal(Sentence("over-the-limit-then", asked=asked.gpus, limit=ground.limit, used=used), "gpus")
 
@@ -400,6 +400,25 @@ def _own_fixed(session: Session, ground: _Ground) -> list[Booking]:
                 Booking.state.in_(OPEN_FIXED | ON_THE_CLUSTER),
             )
         )
+    )
+
+
+def _running_into(session: Session, ground: _Ground, start: dt.datetime) -> int:
+    """GPUs of the enterprise's flexible bookings that run now and may still run at `start`, by their longest run."""
+    return (
+        session.scalar(
+            sa.select(sa.func.sum(Booking.gpus))
+            .join(Attempt, Attempt.booking_id == Booking.id)
+            .where(
+                Booking.enterprise_id == ground.enterprise.id,
+                Booking.pool_id == ground.pool.id,
+                Booking.kind == BookingKind.FLEXIBLE,
+                Booking.state.in_(ON_THE_CLUSTER),
+                Attempt.outcome.is_(None),
+                Attempt.until_at > start,
+            )
+        )
+        or 0
     )
 
 

@@ -58,6 +58,11 @@ NODES, POOLS, BOOKINGS = (cast(sa.Table, model.__table__) for model in (Node, Po
 VERSIONS = sa.select(POOLS.c.id, POOLS.c.version)
 NAMES = sa.select(NODES.c.id, NODES.c.name).where(NODES.c.pool_id == sa.bindparam("pool"))
 LIMITS = sa.select(Limit.enterprise_id, Limit.gpus).where(Limit.pool_id == sa.bindparam("pool"))
+BOOKED = (
+    sa.select(Booking.enterprise_id, Booking.starts_at, Booking.ends_at, Booking.gpus)
+    .join(Limit, sa.and_(Limit.enterprise_id == Booking.enterprise_id, Limit.pool_id == Booking.pool_id))
+    .where(Booking.pool_id == sa.bindparam("pool"), Booking.state == BookingState.CONFIRMED)
+)
 LOST_NODES = (
     sa.select(Node.name, NodeInterval.starts_at)
     .join(NodeInterval, NodeInterval.node_id == Node.id)
@@ -188,6 +193,7 @@ class _Seen:
     names: dict[int, str]  # of nodes
     leaves: list[Leaf]
     limits: dict[int, int]
+    booked: dict[int, list[tuple[int, int, int]]]  # enterprise → windows it has confirmed
 
 
 class EmbeddedEngine:
@@ -359,6 +365,7 @@ class EmbeddedEngine:
                 names=_pairs(session, NAMES, {"pool": pool_id}),
                 leaves=self._leaves(session, pool_id, queue, now),
                 limits=_pairs(session, LIMITS, {"pool": pool_id}),
+                booked=_booked(session, pool_id),
             )
         return seen
 
@@ -531,7 +538,16 @@ def _snapshot(queue: _Queue, seen: _Seen, now: dt.datetime) -> Snapshot:
         leaves=seen.leaves,
         limits=seen.limits,
         running=queue.running,
+        booked=seen.booked,
     )
+
+
+def _booked(session: Session, pool_id: int) -> dict[int, list[tuple[int, int, int]]]:
+    """Fixed bookings to come, of enterprises that have a limit here."""
+    windows: dict[int, list[tuple[int, int, int]]] = {}
+    for enterprise_id, starts_at, ends_at, gpus in session.execute(BOOKED, {"pool": pool_id}):
+        windows.setdefault(enterprise_id, []).append((int(starts_at.timestamp()), int(ends_at.timestamp()), gpus))
+    return windows
 
 
 def _pairs(session: Session, query: sa.Select[K, V], values: Mapping[str, Any] | None = None) -> dict[K, V]:

@@ -50,6 +50,8 @@ class Snapshot:
     leaves: Sequence[Leaf]
     limits: Mapping[int, int]  # enterprise → GPUs it may run at once in this pool; absent = no limit
     running: Mapping[int, int]  # enterprise → GPUs it runs now
+    # enterprise → windows (start, end, gpus) of its fixed bookings that are still to come
+    booked: Mapping[int, Sequence[tuple[int, int, int]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,10 @@ def _held_back(waiting: Waiting, snapshot: Snapshot, running: Mapping[int, int])
         quotas.allocation_end(now, waiting.seconds, waiting.allocation_ends_at)
         or quotas.hours_left(waiting.gpus * waiting.seconds, waiting.gpu_seconds_left)
         or quotas.concurrent(
-            snapshot.limits.get(waiting.enterprise_id), running.get(waiting.enterprise_id, 0), waiting.gpus
+            snapshot.limits.get(waiting.enterprise_id),
+            running.get(waiting.enterprise_id, 0),
+            waiting.gpus,
+            quotas.peak(snapshot.booked.get(waiting.enterprise_id, ()), now, now + waiting.seconds),
         )
     )
 

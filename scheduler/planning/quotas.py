@@ -7,15 +7,30 @@ before a start.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 
 from compute_portal.sentences import Sentence
 
 
-def concurrent(limit: int | None, used: int, asked: int) -> Sentence | None:
-    """GPUs an enterprise may run at once in the pool (`limit`, None = no limit), runs (`used`) and wants now."""
-    if limit is None or used + asked <= limit:
+def concurrent(limit: int | None, used: int, asked: int, booked: int = 0) -> Sentence | None:
+    """GPUs an enterprise may run at once in the pool (`limit`, None = no limit), runs (`used`) and wants now.
+
+    `booked` is the most it has confirmed for fixed hours at one instant of the run: those start whatever runs then.
+    """
+    if limit is None or used + booked + asked <= limit:
         return None
-    return Sentence("wait-limit", limit=limit, used=used, asked=asked)
+    if used + asked > limit:
+        return Sentence("wait-limit", limit=limit, used=used, asked=asked)
+    return Sentence("wait-limit-booked", limit=limit, used=used, booked=booked, asked=asked)
+
+
+def peak(windows: Iterable[tuple[int, int, int]], start: int, end: int) -> int:
+    """The most GPUs that windows (start, end, gpus) take together at one instant of [start, end)."""
+    inside = [window for window in windows if window[0] < end and window[1] > start]
+    instants = {max(start, begins) for begins, _ends, _gpus in inside}
+    return max(
+        (sum(gpus for begins, ends, gpus in inside if begins <= instant < ends) for instant in instants), default=0
+    )
 
 
 def hours_left(needed: int, available: int | None) -> Sentence | None:

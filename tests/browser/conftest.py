@@ -67,7 +67,7 @@ def house(unopened_house: House) -> Iterator[House]:
 
 @pytest.fixture
 def visit(browser: Browser, house: House, language: Language) -> Iterator[Callable[..., Visitor]]:
-    """`visit("chen@yusheng.test")` is a browser of its own, with a session; `visit()` one of a guest, who may sign in."""
+    """`visit("chen@yusheng.test")` is a browser of its own, with a session; `visit()` a guest's, who may sign in."""
     with ExitStack() as everybody:
 
         def begin(email: str | None = None) -> Visitor:

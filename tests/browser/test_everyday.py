@@ -18,7 +18,7 @@ from tests.browser.house import PASSWORD, House, award
 from tests.browser.visitor import Visitor
 
 pytestmark = pytest.mark.xdist_group("browser")
-A_BOOKING = re.compile(r"/bookings/\d+$")
+A_BOOKING = re.compile(r"/bookings/\d+(#\w+)?$")
 Visit = Callable[..., Visitor]
 PRICE = units.parse_yuan("16.50")
 EVERYBODY = ("lin@yusheng.test", "chen@yusheng.test", "zhou@bureau.test", "he@bureau.test", "xu@bureau.test",

@@ -33,7 +33,7 @@ class Visitor:
         self.address = address
         self.language = language
         self.wrong: list[str] = []
-        self.measured: set[str] = set()  # addresses whose pages, of whatever number, fit a phone
+        self.measured: set[str] = set()  # pages that were measured, whatever their numbers
         self.context = browser.new_context(base_url=address, locale=LOCALES[language], viewport=WIDE)  # type: ignore[arg-type]
         self.context.set_default_timeout(WITHIN_MS)
         self.page: Page = self.context.new_page()
@@ -122,7 +122,7 @@ class Visitor:
         said = self.page.locator("html").get_attribute("lang")
         if said != HTML_LANG[self.language]:
             self.wrong.append(f"{here}: the page is in {said}")
-        shape = re.sub(r"\d+", "#", here)
+        shape = re.sub(r"[\d,.:]+", "#", f"{here} {self.page.title()}")
         if shape in self.measured:
             return
         self.measured.add(shape)

@@ -45,9 +45,9 @@ def test_working_days_are_monday_to_friday(asked: tuple[int, ...], after: tuple[
     assert duties.after_working_days(shanghai(*asked), 2) == shanghai(*after)
 
 
-@given(st.datetimes(dt.datetime(2026, 1, 1), dt.datetime(2027, 1, 1)), st.integers(0, 10))
-def test_a_deadline_never_falls_on_a_weekend_and_never_comes_earlier(asked: dt.datetime, days: int) -> None:
-    instant = asked.replace(tzinfo=dt.UTC, microsecond=0)
+@given(st.integers(0, 366 * 86_400), st.integers(0, 10))
+def test_a_deadline_never_falls_on_a_weekend_and_never_comes_earlier(second: int, days: int) -> None:
+    instant = dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=second)
     after = duties.after_working_days(instant, days)
     assert after >= instant
     assert after.astimezone(clock.SHANGHAI).weekday() <= duties.FRIDAY
@@ -88,7 +88,7 @@ def test_on_the_end_date_what_waits_is_cancelled_with_the_reason_and_what_is_lef
     town.cycle(began)
     assert duties.close_allocations(town.context, end - HOUR) == 0
     # Five minutes later, and the last run was not even metered.
-    assert duties.close_allocations(town.context, end + 5 * HOUR / 60) == 1
+    assert duties.close_allocations(town.context, end + 5 * HOUR / 60) == 2  # both enterprises' end that day
     assert allocation(town).state is AllocationState.CLOSED
     assert town.state(waiting) is BookingState.CANCELLED
     with town.cast.database.read_only() as session:
@@ -132,7 +132,7 @@ def used_in_november(town: Town) -> int:
 
 def statements_of(town: Town) -> dict[str, StatementState]:
     with town.cast.database.read_only() as session:
-        return {month: state for month, state in session.execute(sa.select(Statement.month, Statement.state))}
+        return {statement.month: statement.state for statement in session.scalars(sa.select(Statement))}
 
 
 def test_the_month_before_is_metered_and_closed_and_closing_twice_changes_nothing(town: Town) -> None:

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from compute_portal import clock, units
 from compute_portal.allocations.models import Allocation
-from compute_portal.bookings import service
+from compute_portal.bookings import attempts, service
+from compute_portal.bookings.attempts import Given
 from compute_portal.bookings.models import Booking
 from compute_portal.bookings.states import BookingKind, BookingState
 from compute_portal.ledger.queries import balance
@@ -217,3 +218,19 @@ def test_the_range_of_a_flexible_price_begins_with_the_allocation(cast: Cast, po
         asked = cast.flexible(gpus=1, hours=1)
         quote = service.quote(session, asked, by=cast.member, policy=policy.bookings, now=NOW)
     assert quote.price_micro_yuan == quote.lowest_micro_yuan == quote.highest_micro_yuan == units.parse_yuan("20")
+
+
+def test_a_limit_counts_what_runs_into_the_window(cast: Cast, policy: Policy) -> None:
+    cast.limit(cast.yusheng, 12)
+    running = cast.submit(cast.flexible(gpus=8, hours=24), policy.bookings)
+
+    def run(session: Session) -> None:
+        attempts.write(session, [running], now=NOW)
+        attempts.record_handed_over(session, {f"booking-{running}-1": "x"}, now=NOW)
+        attempts.placed(session, [Given(f"booking-{running}-1", [], NOW, NOW + 24 * HOUR, NOW)])
+
+    cast.database.transaction(run)
+    with pytest.raises(Refusal) as refused:
+        cast.submit(cast.fixed(gpus=8, start_in=10), policy.bookings)
+    assert refused.value.sentence.id == "over-the-limit-then" and refused.value.sentence["used"] == 8
+    cast.submit(cast.fixed(gpus=8, start_in=25), policy.bookings)
