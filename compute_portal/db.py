@@ -85,11 +85,9 @@ class Database:
     def __init__(self, url: str, *, durable: bool = True, pool_size: int = 10) -> None:
         self.url = sa.make_url(url)
         self.engine = _make_engine(self.url, durable, pool_size)
-        reading: dict[str, Any] = {"read_only": True}
+        self._reading: dict[str, Any] = {"read_only": True}
         if self.is_postgresql:
-            reading |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-        self._reading = orm.sessionmaker(self.engine.execution_options(**reading), expire_on_commit=False)
-        self._writing = orm.sessionmaker(self.engine, expire_on_commit=False)
+            self._reading |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
     @property
     def is_postgresql(self) -> bool:
@@ -99,14 +97,16 @@ class Database:
     def read_only(self) -> Iterator[Session]:
         # Closing ends the snapshot. A rollback first would expire what was loaded, and a page that shows a refused form
         # again needs it.
-        with self._reading() as session:
+        with Session(self.engine, expire_on_commit=False) as session:
+            # Options of the connection: an engine with options of its own doubles what a short read costs.
+            session.connection(execution_options=self._reading)
             yield session
 
     def transaction(self, work: Callable[[Session], T]) -> T:
         """Run `work` in one writing transaction; commit, or roll everything back."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with self._writing() as session, session.begin():
+                with Session(self.engine, expire_on_commit=False) as session, session.begin():
                     return work(session)
             except sa.exc.DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) not in RETRYABLE or attempt == ATTEMPTS:
@@ -156,5 +156,7 @@ def _make_engine(url: sa.URL, durable: bool, pool_size: int) -> sa.Engine:
 
 
 def lock(session: Session, model: type[T], id: int) -> T | None:
-    """Load one row FOR UPDATE, fresh (on SQLite the whole transaction already is the lock)."""
+    """Load one row FOR UPDATE, fresh. On SQLite the transaction is the lock: what it has read stays true."""
+    if session.get_bind().dialect.name == "sqlite":
+        return session.get(model, id)
     return session.get(model, id, with_for_update=True, populate_existing=True)

@@ -85,10 +85,10 @@ def move_to(
     before = thing.state
     if not thing.LIFE.allows(before, state):
         raise Refusal(Sentence("no-such-move", kind=thing.LIFE.kind, before=str(before), verb=verb))
-    model = type(thing)
+    session.flush()
     moved = session.execute(
-        sa.update(model).where(model.id == thing.id, model.state == before).values(state=state),
-        execution_options={"synchronize_session": False},
+        _move_statement(cast(sa.Table, type(thing).__table__), ()),  # type: ignore[attr-defined]
+        {"this_id": thing.id, "this_state": before, "new_state": state},
     )
     if moved.rowcount != 1:  # type: ignore[attr-defined]
         raise Refusal(Sentence("moved-meanwhile", kind=thing.LIFE.kind))

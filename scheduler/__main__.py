@@ -12,7 +12,7 @@ import importlib
 import logging
 import signal
 import sys
-import time
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -81,13 +81,14 @@ def _demo_city(settings: Settings) -> int:
 def _run(settings: Settings, *, once: bool) -> int:
     policy = load_policy(settings.policy_file)
     configure_logs("scheduler", settings.log_level)
+    stopping = _stop_on_signals()
     database = Database(settings.database_url)
     _must_be_migrated(database)
     leader = Leader(database)
     if once:
         if not leader.take(clock.now()):
             raise CannotStart("Another scheduler is active on this database; stop it first, or leave the work to it.")
-    elif not _wait_to_lead(leader):
+    elif not _wait_to_lead(leader, stopping):
         return 0
     seconds = policy.bookings.access_hook_seconds
     argv = settings.access_hook_argv
@@ -99,7 +100,7 @@ def _run(settings: Settings, *, once: bool) -> int:
         if once:
             return 0 if run_once(context, clock.now()) else 1
         watchdog.start()
-        Timetable(context, entries(policy)).run()
+        Timetable(context, entries(policy), stopping).run()
         return 0
     finally:
         if access is not None:
@@ -123,26 +124,31 @@ def _must_be_migrated(database: Database) -> None:
         raise CannotStart(f"The database is at revision {current or 'none'}, this code needs {schema.newest()}: {fix}.")
 
 
-def _wait_to_lead(leader: Leader) -> bool:
-    """Look every second. False when a signal came first."""
-    stopped = False
+def _stop_on_signals() -> threading.Event:
+    """Set by SIGTERM and SIGINT; what is under way is finished first."""
+    stopping = threading.Event()
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        log.info("stopping", extra={"signal": signal.Signals(number).name})
+        stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    return stopping
+
+
+def _wait_to_lead(leader: Leader, stopping: threading.Event) -> bool:
+    """Look every second. False when it is to stop."""
     notify("READY=1")
     said = False
-    while not stopped:
+    while not stopping.is_set():
         if leader.take(clock.now()):
             return True
         if not said:
             log.info("another scheduler is active, waiting")
             said = True
         notify("WATCHDOG=1")
-        time.sleep(1)
+        stopping.wait(1)
     return False
 
 

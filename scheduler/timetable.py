@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from types import FrameType
 from typing import Protocol
 
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.memory import MemoryJobStore
+from apscheduler.schedulers.base import STATE_RUNNING
 from apscheduler.schedulers.blocking import BlockingScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
@@ -187,14 +187,15 @@ def _has_run(context: Context, entry: Entry, now: dt.datetime) -> bool:
 
 
 class Timetable:
-    """APScheduler around the entries, until a signal, a lost leadership, or an error of its own."""
+    """APScheduler around the entries, until `stopping` is set, leadership is lost, or its own loop fails."""
 
-    def __init__(self, context: Context, timetable: Sequence[Entry]) -> None:
+    def __init__(self, context: Context, timetable: Sequence[Entry], stopping: threading.Event | None = None) -> None:
         # Only the cycle may tell the watchdog that it lives: a busy pass over the books would hide that it does not.
         self._contexts = {CYCLE: context, BOOKS: replace(context, alive=_nothing)}
         self._entries = timetable
         self._lost: LostLeadership | None = None
-        self._stopping = threading.Event()
+        self._stopping = stopping or threading.Event()
+        self._over = threading.Event()
         self._scheduler = BlockingScheduler(
             jobstores={"default": MemoryJobStore()},
             executors={CYCLE: ThreadPoolExecutor(1), BOOKS: ThreadPoolExecutor(1)},
@@ -211,27 +212,24 @@ class Timetable:
         self._scheduler.add_listener(_tell, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
 
     def run(self) -> None:
-        """Returns after SIGTERM or SIGINT, when what was under way is finished. Raises LostLeadership, and whatever
-        goes wrong in APScheduler's own loop: the process must end then, not linger."""
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Returns when it was stopped and what was under way is finished. Raises LostLeadership, and whatever goes
+        wrong in APScheduler's own loop: the process must end then, not linger."""
+        threading.Thread(target=self._shut_down, name="stop", daemon=True).start()
         try:
             self._scheduler.start()
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            self._over.set()
         if self._lost is not None:
             raise self._lost
 
-    def stop(self) -> None:
-        """Finish what is under way, start nothing more."""
-        if not self._stopping.is_set():
-            self._stopping.set()
-            # From a thread of its own: a job, or the loop in which a signal arrives, cannot wait for itself.
-            threading.Thread(target=self._scheduler.shutdown, name="stop").start()
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        log.info("stopping", extra={"signal": signal.Signals(number).name})
-        self.stop()
+    def _shut_down(self) -> None:
+        """In a thread of its own: neither a job, nor a signal that interrupts the loop, can wait for what is under
+        way. A stop that comes before the loop has begun waits for it to begin."""
+        self._stopping.wait()
+        while self._scheduler.state != STATE_RUNNING and not self._over.is_set():
+            time.sleep(0.02)
+        if not self._over.is_set():
+            self._scheduler.shutdown(wait=True)
 
     def _perform(self, entry: Entry) -> None:
         self._guard(lambda: perform(self._contexts[entry.thread], entry, clock.now()))
@@ -247,7 +245,7 @@ class Timetable:
         except LostLeadership as lost:
             log.critical("lost leadership", extra={"reason": str(lost)})
             self._lost = lost
-            self.stop()
+            self._stopping.set()
 
 
 def _nothing() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -31,6 +32,22 @@ def programme(programme_id: int) -> str:
 
 def allocation(allocation_id: int) -> str:
     return f"allocation:{allocation_id}"
+
+
+# Made once: every booking and every usage record runs them.
+_ACCOUNTS, _ENTRIES = cast(sa.Table, LedgerAccount.__table__), cast(sa.Table, LedgerEntry.__table__)
+_LOCK_ACCOUNTS = (
+    sa.select(_ACCOUNTS.c.owner, _ACCOUNTS.c.bucket, _ACCOUNTS.c.id, _ACCOUNTS.c.balance)
+    .where(_ACCOUNTS.c.owner.in_(sa.bindparam("owners", expanding=True)), _ACCOUNTS.c.unit == Unit.GPU_SECONDS)
+    .order_by(_ACCOUNTS.c.id)
+    .with_for_update()
+)
+_INSERT_ENTRIES = sa.insert(_ENTRIES)
+_MOVE_BALANCE = (
+    sa.update(_ACCOUNTS)
+    .where(_ACCOUNTS.c.id == sa.bindparam("account"))
+    .values(balance=_ACCOUNTS.c.balance + sa.bindparam("change", type_=sa.BigInteger))
+)
 
 
 @dataclass(slots=True)
@@ -65,12 +82,7 @@ def open_accounts(session: Session, owner: str, buckets: Iterable[Bucket]) -> No
 
 def lock_accounts(session: Session, *owners: str) -> dict[tuple[str, Bucket], Account]:
     """The owners' accounts FOR UPDATE, in the order of their ids."""
-    rows = session.execute(
-        sa.select(LedgerAccount.owner, LedgerAccount.bucket, LedgerAccount.id, LedgerAccount.balance)
-        .where(LedgerAccount.owner.in_(owners), LedgerAccount.unit == Unit.GPU_SECONDS)
-        .order_by(LedgerAccount.id)
-        .with_for_update()
-    )
+    rows = session.execute(_LOCK_ACCOUNTS, {"owners": owners})
     return {(owner, bucket): Account(id, balance) for owner, bucket, id, balance in rows}
 
 
@@ -103,16 +115,11 @@ def post(session: Session, legs: Sequence[Leg], *, at: dt.datetime, by: Actor) -
         )
         delta[leg.source.id] = delta.get(leg.source.id, 0) - leg.amount
         delta[leg.target.id] = delta.get(leg.target.id, 0) + leg.amount
-    session.execute(sa.insert(LedgerEntry), rows)
-    # One statement for all balances; the CHECK refuses a balance below zero whatever was planned.
-    changes = {account_id: amount for account_id, amount in delta.items() if amount}
+    session.execute(_INSERT_ENTRIES, rows)
+    # The CHECK refuses a balance below zero whatever was planned.
+    changes = [{"account": id, "change": change} for id, change in sorted(delta.items()) if change]
     if changes:
-        session.execute(
-            sa.update(LedgerAccount)
-            .where(LedgerAccount.id.in_(changes))
-            .values(balance=LedgerAccount.balance + sa.case(changes, value=LedgerAccount.id)),
-            execution_options={"synchronize_session": False},
-        )
+        session.execute(_MOVE_BALANCE, changes)
 
 
 def plan(

@@ -56,11 +56,16 @@ class PriceBook:
         return [self.at(start), *(self.at(border) for border in self.borders(start, end))]
 
 
+_TARIFFS = (
+    sa.select(Tariff)
+    .where(Tariff.pool_id.in_(sa.bindparam("pools", expanding=True)))
+    .order_by(Tariff.pool_id, Tariff.from_on)
+)
+
+
 def price_books(session: Session, pool_ids: Iterable[int]) -> dict[int, PriceBook]:
     found: dict[int, list[Tariff]] = {id: [] for id in pool_ids}
-    for tariff in session.scalars(
-        sa.select(Tariff).where(Tariff.pool_id.in_(found)).order_by(Tariff.pool_id, Tariff.from_on)
-    ):
+    for tariff in session.scalars(_TARIFFS, {"pools": list(found)}):
         found[tariff.pool_id].append(tariff)
     return {
         id: PriceBook(tuple(tariffs), tuple(clock.start_of_day(tariff.from_on) for tariff in tariffs))

@@ -546,13 +546,15 @@ def _booked(session: Session, pool_id: int) -> dict[int, list[tuple[int, int, in
     """Fixed bookings to come, of enterprises that have a limit here."""
     windows: dict[int, list[tuple[int, int, int]]] = {}
     for enterprise_id, starts_at, ends_at, gpus in session.execute(BOOKED, {"pool": pool_id}):
+        if starts_at is None or ends_at is None:
+            continue  # only a flexible booking has no window
         windows.setdefault(enterprise_id, []).append((int(starts_at.timestamp()), int(ends_at.timestamp()), gpus))
     return windows
 
 
 def _pairs(session: Session, query: sa.Select[K, V], values: Mapping[str, Any] | None = None) -> dict[K, V]:
     rows = session.execute(query, values)
-    return {key: value for key, value in rows}  # noqa: C416 - dict() takes a result's keys() for a mapping's
+    return {key: value for key, value in rows}  # dict() would take the result's keys() for a mapping's
 
 
 def _queue_up(queue: _Queue, asked: HandOver | Lease, reason: Sentence | None) -> None:

@@ -5,7 +5,8 @@ Ratios to it, taken in the same run, say more than milliseconds of somebody's ma
 
 from __future__ import annotations
 
-from flask import Flask, render_template_string
+from flask import Flask, render_template
+from jinja2 import DictLoader
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -27,5 +28,6 @@ ROWS = [{"number": n, "name": f"Enterprise {n}", "state": "active", "hours": f"{
 
 def make_yardstick() -> Flask:
     app = Flask("yardstick")
-    app.add_url_rule("/", view_func=lambda: render_template_string(PAGE, title="Twenty-five rows", rows=ROWS))
+    app.jinja_loader = DictLoader({"page.html": PAGE})  # compiled once, like any page
+    app.add_url_rule("/", view_func=lambda: render_template("page.html", title="Twenty-five rows", rows=ROWS))
     return app

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,33 +13,18 @@ from compute_portal import verify
 from compute_portal.db import Database
 from compute_portal.language import Language
 from tests.browser.house import House, build_town
-from tests.browser.visitor import Visitor
+from tests.browser.visitor import Visitor, find_chromium, start
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 NO_CHROMIUM = "no Chromium on PATH: sudo apt install chromium fonts-noto-cjk"
-# Nothing of the browser's own goes out to the network, and it draws the same on every machine.
-FLAGS = (
-    "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-)  # fmt: skip
-
-
-def launch() -> tuple[str, list[str]]:
-    """Where Chromium is and how to start it. Skips the test that asks when it is not there."""
-    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip(NO_CHROMIUM)
-    # Chromium's sandbox refuses to run as root.
-    return found, [*FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    path, flags = launch()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=flags)
+    path = find_chromium()
+    if path is None:
+        pytest.skip(NO_CHROMIUM)
+    with sync_playwright() as playwright, start(playwright, path) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -5,14 +5,22 @@ Texts are given in English and looked up in the language that the person reads, 
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from types import TracebackType
 
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Response, expect
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright, Response, expect
 
 from compute_portal.language import HTML_LANG, Language, gettext, ngettext
 from tests.browser.house import PASSWORD
 
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+# Nothing of the browser's own goes out to the network, and it draws the same on every machine.
+FLAGS = (
+    "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+)  # fmt: skip
 WIDE = {"width": 1280, "height": 900}
 NARROW = {"width": 360, "height": 740}
 LOCALES: dict[Language, str] = {"zh": "zh-CN", "en": "en-GB"}
@@ -24,6 +32,16 @@ SIDEWAYS = """() => {
   const wide = [...document.querySelectorAll('main *, header *, footer *')].filter(outside);
   return found + ' px wide: ' + wide.slice(-3).map(e => e.outerHTML.slice(0, 120)).join(' | ');
 }"""
+
+
+def find_chromium() -> str | None:
+    return next((path for name in CHROMIUM if (path := shutil.which(name))), None)
+
+
+def start(playwright: Playwright, path: str) -> Browser:
+    # Chromium's sandbox refuses to run as root.
+    flags = [*FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    return playwright.chromium.launch(executable_path=path, args=flags)
 
 
 class Visitor:

@@ -144,7 +144,7 @@ def test_killed_in_every_phase_nothing_is_lost_and_nothing_is_double(
         members.stop()
     print(f"{database.engine.dialect.name}: {len(hit)} kills hit", Counter(name for names in hit for name in names))
     assert {name for names in hit for name in names} >= set(NEEDED)
-    _finish(database, env, tmp_path, members)
+    _finish(database, env, tmp_path, phases, members)
     with database.read_only() as session:
         assert [str(problem) for problem in verify.run(session)] == []
     _nothing_is_double(database, cast)
@@ -168,13 +168,14 @@ def _one_round(env: dict[str, str], folder: Path, phases: Phases, target: str) -
     return tuple(phases.under_way())
 
 
-def _finish(database: Database, env: dict[str, str], folder: Path, members: Members) -> None:
+def _finish(database: Database, env: dict[str, str], folder: Path, phases: Phases, members: Members) -> None:
     """One last process works until nothing is open, and is stopped in order."""
+    phases.begin_round()
     running: subprocess.Popen[bytes] = process.start(env, folder)
     try:
         members.end_all()
         deadline = time.monotonic() + 120
-        while _open(database):
+        while _open(database) or "end advance" not in phases.lines():
             assert running.poll() is None, (folder / "log").read_text()[-3000:]
             assert time.monotonic() < deadline, (folder / "log").read_text()[-3000:]
             time.sleep(0.2)

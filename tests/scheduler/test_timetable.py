@@ -155,17 +155,18 @@ def test_once_does_everything_that_is_due_and_says_whether_it_could(
 # -- with APScheduler -------------------------------------------------------------------------------------------------
 
 
-def start(table: Timetable, until: Callable[[], bool]) -> None:
+def start(context: Context, table: list[Entry], until: Callable[[], bool]) -> None:
     """Run the timetable here, in the main thread, and stop it when the condition holds."""
+    stopping = threading.Event()
 
     def watch() -> None:
         deadline = time.monotonic() + 30
         while not until() and time.monotonic() < deadline:
             time.sleep(0.05)
-        table.stop()
+        stopping.set()
 
     threading.Thread(target=watch).start()
-    table.run()
+    Timetable(context, table, stopping).run()
 
 
 def test_an_entry_that_fails_does_not_stop_the_others_and_each_slot_runs_once(town: Town) -> None:
@@ -178,7 +179,7 @@ def test_an_entry_that_fails_does_not_stop_the_others_and_each_slot_runs_once(to
         Entry("bad", Every(1), fails, "fails"),
         Entry("good", Every(1), lambda _context, now: good.append(now), "counts", timetable.CYCLE),
     ]
-    start(Timetable(town.context, table), lambda: len(good) >= 3)
+    start(town.context, table, lambda: len(good) >= 3)
     assert len(good) >= 3
     assert len(set(good)) == len(good)
     errors = {row[0]: row[3] for row in runs(town.context)}
@@ -197,7 +198,7 @@ def test_a_long_pass_over_the_books_keeps_no_cycle_waiting_and_stopping_waits_fo
         Entry("long", Every(1), long, "takes long"),
         Entry("cycle", Every(1), lambda _context, now: cycles.append(now), "is short", timetable.CYCLE, recorded=False),
     ]
-    start(Timetable(town.context, table), lambda: len(cycles) >= 2)
+    start(town.context, table, lambda: len(cycles) >= 2)
     assert finished
     assert all(row[2] for row in runs(town.context))
 
@@ -224,4 +225,10 @@ def test_an_error_in_the_loop_itself_ends_the_process(town: Town, monkeypatch: p
     monkeypatch.setattr(BlockingScheduler, "_process_jobs", breaks)
     with pytest.raises(RuntimeError, match="job store broke"):
         table.run()
-    table.stop()
+
+
+def test_a_stop_that_comes_before_the_loop_has_begun_is_not_lost(town: Town) -> None:
+    stopping = threading.Event()
+    stopping.set()
+    Timetable(town.context, entries(town.policy), stopping).run()
+    assert runs(town.context) == []
