@@ -128,9 +128,8 @@ def _stop_on_signals() -> threading.Event:
     """Set by SIGTERM and SIGINT; what is under way is finished first."""
     stopping = threading.Event()
 
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        log.info("stopping", extra={"signal": signal.Signals(number).name})
-        stopping.set()
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()  # and nothing else: it may interrupt whatever the main thread is writing
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)

@@ -226,6 +226,7 @@ class Timetable:
         """In a thread of its own: neither a job, nor a signal that interrupts the loop, can wait for what is under
         way. A stop that comes before the loop has begun waits for it to begin."""
         self._stopping.wait()
+        log.info("stopping")
         while self._scheduler.state != STATE_RUNNING and not self._over.is_set():
             time.sleep(0.02)
         if not self._over.is_set():

@@ -6,6 +6,7 @@ PORTAL_TEST_DATABASE_URL. Each test gets a database of its own, copied from a te
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -43,15 +44,53 @@ def policy() -> Policy:
     return load_policy(ROOT / "config" / "policy.toml")
 
 
+class Templates:
+    """Databases to copy: empty ones and ones with the cast, made once per store and worker when first asked for."""
+
+    def __init__(self, folder: Path, server: str) -> None:
+        self.folder = folder
+        self.server = server
+        self.made: dict[tuple[str, bool], tuple[str, Cast | None]] = {}
+
+    def get(self, store: str, with_cast: bool) -> tuple[str, Cast | None]:
+        """(file or database name, the cast in it)."""
+        key = (store, with_cast)
+        if key not in self.made:
+            self.made[key] = self._make(store, with_cast)
+        return self.made[key]
+
+    def _make(self, store: str, with_cast: bool) -> tuple[str, Cast | None]:
+        if store == "sqlite":
+            name = str(self.folder / f"{'cast' if with_cast else 'empty'}.sqlite")
+            database = Database(f"sqlite:///{name}", durable=False)
+        else:
+            name = f"template_{uuid.uuid4().hex[:10]}"
+            _run(self.server, f'CREATE DATABASE "{name}"')
+            database = Database(_at(self.server, name))
+        schema.upgrade(database)
+        cast = make_cast(database) if with_cast else None
+        if store == "sqlite":
+            with database.engine.connect() as connection:
+                connection.connection.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
+        database.dispose()
+        return name, cast
+
+    def drop(self) -> None:
+        for (store, _), (name, _cast) in self.made.items():
+            if store == "postgresql":
+                _run(self.server, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def _run(server: str, statement: str) -> None:
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(statement)
+
+
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("template") / "portal.sqlite"
-    database = Database(f"sqlite:///{path}", durable=False)
-    schema.upgrade(database)
-    with database.engine.connect() as connection:
-        connection.connection.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
-    database.dispose()
-    return path
+def templates(tmp_path_factory: pytest.TempPathFactory, postgresql_server: str) -> Iterator[Templates]:
+    templates = Templates(tmp_path_factory.mktemp("template"), postgresql_server)
+    yield templates
+    templates.drop()
 
 
 @pytest.fixture(scope="session")
@@ -78,42 +117,28 @@ def postgresql_server(request: pytest.FixtureRequest) -> Iterator[str]:
             server.cleanup()
 
 
-@pytest.fixture(scope="session")
-def postgresql_template(postgresql_server: str) -> Iterator[str]:
-    name = f"template_{uuid.uuid4().hex[:10]}"
-    with psycopg.connect(postgresql_server, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-    database = Database(_at(postgresql_server, name))
-    schema.upgrade(database)
-    database.dispose()
-    yield name
-    with psycopg.connect(postgresql_server, autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-
-
 def _at(server: str, name: str) -> str:
     return sa.make_url(server).set(drivername="postgresql", database=name).render_as_string(hide_password=False)
 
 
 @pytest.fixture(params=STORES)
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """A migrated, empty database on each store."""
-    if request.param == "sqlite":
+def database(request: pytest.FixtureRequest, templates: Templates, tmp_path: Path) -> Iterator[Database]:
+    """A migrated database of the test's own on each store: empty, or with the cast if the test asks for that too."""
+    store = request.param
+    template, _cast = templates.get(store, "cast" in request.fixturenames)
+    if store == "sqlite":
         path = tmp_path / "portal.sqlite"
-        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        shutil.copy(template, path)
         database = Database(f"sqlite:///{path}", durable=False)
         yield database
         database.dispose()
         return
-    server, template = request.getfixturevalue("postgresql_server"), request.getfixturevalue("postgresql_template")
     name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY')
-    database = Database(_at(server, name))
+    _run(templates.server, f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY')
+    database = Database(_at(templates.server, name))
     yield database
     database.dispose()
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    _run(templates.server, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @pytest.fixture
@@ -124,6 +149,9 @@ def session(database: Database) -> Iterator[Session]:
 
 
 @pytest.fixture
-def cast(database: Database) -> Cast:
+def cast(database: Database, templates: Templates, request: pytest.FixtureRequest) -> Cast:
     """Two startups, the bureau's people, a pool with a price, a programme with hours: see `tests/cast.py`."""
-    return make_cast(database)
+    store = "postgresql" if database.is_postgresql else "sqlite"
+    _name, made = templates.made[store, True]
+    assert made is not None
+    return dataclasses.replace(made, database=database, users=dict(made.users))

@@ -181,16 +181,18 @@ def ask(
     return instruction
 
 
+_ANSWER = (
+    sa.update(cast(sa.Table, Instruction.__table__))
+    .where(Instruction.id == sa.bindparam("this_id"))
+    .values(state=sa.bindparam("new_state"), answered_at=sa.bindparam("at"), answer=sa.bindparam("said"))
+)
+
+
 def answer(session: Session, instruction_id: int, sentence: Sentence, *, done: bool, now: dt.datetime) -> None:
     """The scheduler's answer, in the same row."""
+    state = InstructionState.DONE if done else InstructionState.FAILED
     session.execute(
-        sa.update(Instruction)
-        .where(Instruction.id == instruction_id)
-        .values(
-            state=InstructionState.DONE if done else InstructionState.FAILED,
-            answered_at=now,
-            answer=sentence.to_json(),
-        )
+        _ANSWER, {"this_id": instruction_id, "new_state": state, "at": now, "said": sentence.to_json()}
     )
 
 

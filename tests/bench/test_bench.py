@@ -123,7 +123,7 @@ def _get(app: Flask, address: str, cookie: str) -> None:
     """One request straight into the WSGI app, without the costs of a test client."""
     path, _, query = address.partition("?")
     host = app.config.get("SERVER_NAME") or "localhost"
-    environ = EnvironBuilder(path, query_string=query, base_url=f"http://{host}", headers={"Cookie": cookie})
+    environ = EnvironBuilder(path, query_string=query, base_url=f"http://{host}", headers=[("Cookie", cookie)])
     body, status, _headers = run_wsgi_app(app, environ.get_environ(), buffered=True)
     assert status.startswith("200"), f"{address}: {status}"
     b"".join(body)

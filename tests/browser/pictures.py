@@ -6,10 +6,12 @@ The demo city ends at the present moment, so take them soon after `make demo` ha
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from compute_portal.language import Language
 from config.settings import DEMO_PASSWORD
 from tests.browser.visitor import Visitor, find_chromium, start
 
@@ -41,7 +43,7 @@ def statement(he: Visitor) -> None:
     he.page.locator("tbody th a").first.click()
 
 
-PICTURES = (
+PICTURES: tuple[tuple[str, Language, str, Callable[[Visitor], None]], ...] = (
     ("start.zh", "zh", "zhou@bureau.demo", operators_start),
     ("book.en", "en", "manager@yusheng.demo", booking_form),
     ("waiting.zh", "zh", "manager@yusheng.demo", waiting_booking),

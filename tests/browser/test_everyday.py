@@ -21,8 +21,7 @@ pytestmark = pytest.mark.xdist_group("browser")
 A_BOOKING = re.compile(r"/bookings/\d+(#\w+)?$")
 Visit = Callable[..., Visitor]
 PRICE = units.parse_yuan("16.50")
-EVERYBODY = ("lin@yusheng.test", "chen@yusheng.test", "zhou@bureau.test", "he@bureau.test", "xu@bureau.test",
-             "an@bureau.test")  # fmt: skip
+EVERYBODY = ("lin@yusheng.test", "zhou@bureau.test", "he@bureau.test", "xu@bureau.test", "an@bureau.test")
 
 
 def bookings_in(database: Database) -> int:
@@ -152,9 +151,9 @@ def test_every_page_of_every_header_opens_and_fits_a_phone(house: House, visit: 
     award(house.town, 400)
     seen = 0
     for email in EVERYBODY:
-        person = visit(email)
+        person = visit(email, phone=True)
         links = person.page.locator("header .nav-main a, footer a")
-        for address in [link.get_attribute("href") or "" for link in links.all()]:
+        for address in links.evaluate_all("links => links.map(link => link.getAttribute('href'))"):
             person.open(address)
             assert person.page.locator("h1").count() == 1, address
             seen += 1
@@ -163,8 +162,7 @@ def test_every_page_of_every_header_opens_and_fits_a_phone(house: House, visit: 
 
 def test_a_phone_has_the_whole_menu_and_books(house: House, visit: Visit, database: Database) -> None:
     award(house.town, 400)
-    chen = visit("chen@yusheng.test")
-    chen.page.set_viewport_size({"width": 360, "height": 740})
+    chen = visit("chen@yusheng.test", phone=True)
     chen.page.locator("header .menu summary").click()
     assert chen.page.locator("header .menu").get_by_role("link", name=chen.words("Bookings"), exact=True).is_visible()
     chen.page.goto("/bookings/new?kind=flexible")

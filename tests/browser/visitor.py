@@ -10,7 +10,7 @@ import re
 import shutil
 from types import TracebackType
 
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright, Response, expect
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright, Response, ViewportSize, expect
 
 from compute_portal.language import HTML_LANG, Language, gettext, ngettext
 from tests.browser.house import PASSWORD
@@ -21,8 +21,8 @@ FLAGS = (
     "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--hide-scrollbars",
 )  # fmt: skip
-WIDE = {"width": 1280, "height": 900}
-NARROW = {"width": 360, "height": 740}
+WIDE: ViewportSize = {"width": 1280, "height": 900}
+NARROW: ViewportSize = {"width": 360, "height": 740}
 LOCALES: dict[Language, str] = {"zh": "zh-CN", "en": "en-GB"}
 WITHIN_MS = 15_000
 SIDEWAYS = """() => {
@@ -47,12 +47,13 @@ def start(playwright: Playwright, path: str) -> Browser:
 class Visitor:
     """One browser profile. Leaving the `with` block fails when any page that was seen had something wrong."""
 
-    def __init__(self, browser: Browser, address: str, language: Language) -> None:
+    def __init__(self, browser: Browser, address: str, language: Language, *, phone: bool = False) -> None:
         self.address = address
         self.language = language
         self.wrong: list[str] = []
         self.measured: set[str] = set()  # pages that were measured, whatever their numbers
-        self.context = browser.new_context(base_url=address, locale=LOCALES[language], viewport=WIDE)  # type: ignore[arg-type]
+        self.screen = NARROW if phone else WIDE
+        self.context = browser.new_context(base_url=address, locale=LOCALES[language], viewport=self.screen)
         self.context.set_default_timeout(WITHIN_MS)
         self.page: Page = self.context.new_page()
         self.page.on("console", self._console)
@@ -82,8 +83,13 @@ class Visitor:
         """At the start page, in one's own language: the portal begins with Chinese."""
         self.page.goto("/start")
         if self.page.locator("html").get_attribute("lang") != HTML_LANG[self.language]:
-            self.click(self.page.locator("header button[name=language]").first)
+            self._switch_language()
         self.look()
+
+    def _switch_language(self) -> None:
+        if self.screen is NARROW:
+            self.page.locator("header .menu summary").click()
+        self.click(self.page.locator("header button[name=language]:visible"))
 
     def open(self, address: str) -> None:
         self.page.goto(address)
@@ -144,10 +150,12 @@ class Visitor:
         if shape in self.measured:
             return
         self.measured.add(shape)
-        self.page.set_viewport_size(NARROW)  # type: ignore[arg-type]
+        if self.screen is not NARROW:
+            self.page.set_viewport_size(NARROW)
         if too_wide := self.page.evaluate(SIDEWAYS):
             self.wrong.append(f"{here}: at 360 px the page is {too_wide}")
-        self.page.set_viewport_size(WIDE)  # type: ignore[arg-type]
+        if self.screen is not NARROW:
+            self.page.set_viewport_size(self.screen)
 
     # -- what a person does not notice, and we do
 
