@@ -184,7 +184,7 @@ def ask(
 _ANSWER = (
     sa.update(cast(sa.Table, Instruction.__table__))
     .where(Instruction.id == sa.bindparam("this_id"))
-    .values(state=sa.bindparam("new_state"), answered_at=sa.bindparam("at"), answer=sa.bindparam("said"))
+    .values(state=sa.bindparam("new_state"), answered_at=sa.bindparam("new_answered_at"), answer=sa.bindparam("said"))
 )
 
 
@@ -192,7 +192,7 @@ def answer(session: Session, instruction_id: int, sentence: Sentence, *, done: b
     """The scheduler's answer, in the same row."""
     state = InstructionState.DONE if done else InstructionState.FAILED
     session.execute(
-        _ANSWER, {"this_id": instruction_id, "new_state": state, "at": now, "said": sentence.to_json()}
+        _ANSWER, {"this_id": instruction_id, "new_state": state, "new_answered_at": now, "said": sentence.to_json()}
     )
 
 
