@@ -24,9 +24,10 @@ from compute_portal.db import Database
 from compute_portal.policy import PolicyError, load_policy
 from config.logs import configure_logs
 from config.settings import Settings, SettingsError, load_settings
+from config.systemd import tell_systemd
 from scheduler.access_hook import AccessHook
 from scheduler.context import open_context
-from scheduler.leader import Leader, LostLeadership, Watchdog, notify
+from scheduler.leader import Leader, LostLeadership, Watchdog
 from scheduler.timetable import Timetable, entries, run_once
 
 log = logging.getLogger("scheduler")
@@ -138,7 +139,7 @@ def _stop_on_signals() -> threading.Event:
 
 def _wait_to_lead(leader: Leader, stopping: threading.Event) -> bool:
     """Look every second. False when it is to stop."""
-    notify("READY=1")
+    tell_systemd("READY=1")
     said = False
     while not stopping.is_set():
         if leader.take(clock.now()):
@@ -146,7 +147,7 @@ def _wait_to_lead(leader: Leader, stopping: threading.Event) -> bool:
         if not said:
             log.info("another scheduler is active, waiting")
             said = True
-        notify("WATCHDOG=1")
+        tell_systemd("WATCHDOG=1")
         stopping.wait(1)
     return False
 

@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 
 from compute_portal.db import Database
 from compute_portal.desk.models import Leader as LeaderRow
+from config.systemd import tell_systemd
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class Watchdog:
 
     def alive(self) -> None:
         self._alive_at = time.monotonic()
-        notify("WATCHDOG=1")
+        tell_systemd("WATCHDOG=1")
 
     def _watch(self) -> None:
         while True:
@@ -188,11 +189,3 @@ class Watchdog:
                 logging.shutdown()
                 os._exit(STUCK)
             time.sleep(min(1.0, self._seconds / 4))
-
-
-def notify(state: str) -> None:
-    """Tell systemd, where it asked to be told (Type=notify)."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
-            end.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)

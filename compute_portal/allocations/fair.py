@@ -17,9 +17,7 @@ def decayed(usage: float, seconds: float, half_life_seconds: float) -> float:
     return usage * math.exp2(-max(0.0, seconds) / half_life_seconds)
 
 
-def add_usage(
-    session: Session, gpu_seconds: Mapping[int, int], *, half_life_days: float, now: dt.datetime
-) -> None:
+def add_usage(session: Session, gpu_seconds: Mapping[int, int], *, half_life_days: float, now: dt.datetime) -> None:
     """Decay what is stored to `now` and add the new GPU-seconds, per allocation. The allocations are locked."""
     rows = {
         row.allocation_id: row

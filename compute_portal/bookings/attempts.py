@@ -85,9 +85,7 @@ _TO_WRITE = (
     .order_by(B.id)
     .with_for_update(of=BOOKINGS)
 )
-_COUNT_TRY = (
-    sa.update(BOOKINGS).where(B.id.in_(sa.bindparam("ids", expanding=True))).values(tries=BOOKINGS.c.tries + 1)
-)
+_COUNT_TRY = sa.update(BOOKINGS).where(B.id.in_(sa.bindparam("ids", expanding=True))).values(tries=BOOKINGS.c.tries + 1)
 _WRITE = sa.insert(ATTEMPTS)
 _UNRECORDED = (
     _HAND_OVER.add_columns(A.key)
@@ -145,9 +143,7 @@ def _hand_over(key: str, row: Any) -> HandOver:
 def record_handed_over(session: Session, references: Mapping[str, str], *, now: dt.datetime) -> None:
     """The engine has these attempts: its reference by our key."""
     if references:
-        session.execute(
-            _RECORD, [{"this_key": key, "reference": ref, "at": now} for key, ref in references.items()]
-        )
+        session.execute(_RECORD, [{"this_key": key, "reference": ref, "at": now} for key, ref in references.items()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,9 +282,7 @@ def granted(session: Session, at: Mapping[str, dt.datetime]) -> list[int]:
     ]
     if rows:
         session.execute(_GRANT, [{"attempt": row.id, "at": at[row.key]} for row in rows])
-        moves = [
-            Move(row.booking_id, row.state, at[row.key], values={"started_at": at[row.key]}) for row in rows
-        ]
+        moves = [Move(row.booking_id, row.state, at[row.key], values={"started_at": at[row.key]}) for row in rows]
         move_all(session, Booking, moves, (BookingState.RUNNING, "start"), by=SYSTEM)
     return [row.booking_id for row in rows]
 
@@ -483,9 +477,7 @@ def list_under_way(session: Session) -> list[str]:
     return list(
         session.scalars(
             sa.select(Attempt.key)
-            .where(
-                Attempt.revoked_at.is_(None), Attempt.outcome.is_(None), Attempt.handed_over_at.is_not(None)
-            )
+            .where(Attempt.revoked_at.is_(None), Attempt.outcome.is_(None), Attempt.handed_over_at.is_not(None))
             .order_by(Attempt.id)
         )
     )
@@ -521,9 +513,7 @@ def look(session: Session, keys: Sequence[str]) -> dict[str, View]:
 
 def list_over(session: Session, keys: Sequence[str]) -> list[str]:
     """Which of these attempts are over for us."""
-    return list(
-        session.scalars(sa.select(Attempt.key).where(Attempt.key.in_(keys), Attempt.outcome.is_not(None)))
-    )
+    return list(session.scalars(sa.select(Attempt.key).where(Attempt.key.in_(keys), Attempt.outcome.is_not(None))))
 
 
 _KEYS_UNDER_WAY = sa.select(A.booking_id, A.key).where(
@@ -546,9 +536,7 @@ def revoked(session: Session, attempt_ids: Sequence[int], *, at: dt.datetime) ->
         .with_for_update()
     ).all()
     session.execute(
-        sa.update(ATTEMPTS)
-        .where(ATTEMPTS.c.id.in_(attempt_ids), ATTEMPTS.c.revoked_at.is_(None))
-        .values(revoked_at=at)
+        sa.update(ATTEMPTS).where(ATTEMPTS.c.id.in_(attempt_ids), ATTEMPTS.c.revoked_at.is_(None)).values(revoked_at=at)
     )
     pools.release_occupancies(session, {booking_id: ended_at or at for booking_id, ended_at in rows}, at=at)
 

@@ -193,9 +193,7 @@ def decline(session: Session, booking_id: int, *, reason: str, by: Actor, now: d
     return booking
 
 
-def cancel(
-    session: Session, booking_id: int, *, by: Actor, now: dt.datetime, why: Sentence | None = None
-) -> Booking:
+def cancel(session: Session, booking_id: int, *, by: Actor, now: dt.datetime, why: Sentence | None = None) -> Booking:
     """Before it starts: the hold goes back, the GPUs are free again. Raises Refusal("booking-has-started")."""
     require(by, Permission.BOOKING_CANCEL)
     booking = _locked(session, booking_id, by)

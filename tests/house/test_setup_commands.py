@@ -317,6 +317,12 @@ while not pathlib.Path(__name__ + "-is-broken").exists():
 print("the disk fell out")
 sys.exit(70)
 """
+FAKE_DEMO_CITY = """
+import os, sys
+if sys.argv[1:] == ["demo-city"]:
+    print("asked:", "demo-city", os.environ["PORTAL_ENV"], os.environ["PORTAL_DATABASE_URL"])
+    sys.exit(0)
+"""
 FAKE_GUNICORN = """
 import http.server, os, threading
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -332,7 +338,7 @@ threading.Thread(target=http.server.HTTPServer(("127.0.0.1", port), Answer).serv
 def a_demo(clone: Path) -> Path:
     (clone / "flask.py").write_text(FAKE_FLASK)
     (clone / "gunicorn.py").write_text(FAKE_GUNICORN + FAKE_SCHEDULER)
-    (clone / "scheduler.py").write_text(FAKE_SCHEDULER)
+    (clone / "scheduler.py").write_text(FAKE_DEMO_CITY + FAKE_SCHEDULER)
     return clone
 
 
@@ -394,7 +400,7 @@ def test_a_signal_stops_both_processes_by_their_own_handlers(start_demo, a_demo:
     assert (a_demo / "scheduler-stopped-by").read_text() == "SIGTERM"
     setup = (a_demo / "var" / "log" / "setup.log").read_text()
     database = f"sqlite:///{a_demo}/var/portal.sqlite"
-    assert setup.splitlines() == [f"asked: migrate demo {database}", f"asked: seed-demo demo {database}"]
+    assert setup.splitlines() == [f"asked: migrate demo {database}", f"asked: demo-city demo {database}"]
 
 
 def test_when_one_process_ends_the_other_is_stopped_and_the_demo_says_which(start_demo, a_demo: Path):

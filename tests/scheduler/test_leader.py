@@ -14,7 +14,6 @@ import sqlalchemy as sa
 
 from compute_portal.db import Database
 from compute_portal.desk.models import Leader as LeaderRow
-from scheduler import leader as leader_module
 from scheduler.leader import STUCK, Leader, LostLeadership
 from tests.cast import NOW
 
@@ -160,13 +159,3 @@ def test_the_watchdog_leaves_a_process_alone_that_goes_on() -> None:
         "for _ in range(15): time.sleep(0.2); dog.alive()"
     )
     assert subprocess.run([sys.executable, "-c", busy], cwd=ROOT, check=False).returncode == 0
-
-
-def test_systemd_is_told_where_it_asks_to_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
-        end.bind(str(tmp_path / "notify"))
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        leader_module.notify("READY=1")
-        assert end.recv(100) == b"READY=1"
