@@ -85,6 +85,7 @@ class Database:
     def __init__(self, url: str, *, durable: bool = True, pool_size: int = 10) -> None:
         self.url = sa.make_url(url)
         self.engine = _make_engine(self.url, durable, pool_size)
+        self._writing = orm.sessionmaker(self.engine, expire_on_commit=False)
         self._reading: dict[str, Any] = {"read_only": True}
         if self.is_postgresql:
             self._reading |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -106,7 +107,7 @@ class Database:
         """Run `work` in one writing transaction; commit, or roll everything back."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                with self._writing() as session, session.begin():
                     return work(session)
             except sa.exc.DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) not in RETRYABLE or attempt == ATTEMPTS:

@@ -84,6 +84,7 @@ class _RequestState:
     closing: ExitStack = field(default_factory=ExitStack)
     person: Person | None = None
     person_known: bool = False
+    language: Language | None = None
 
 
 def allows(permission: Permission) -> Callable[[View], View]:
@@ -223,7 +224,7 @@ def known_person() -> Person | None:
 def forget_person() -> None:
     """The person has just left: the rest of this answer is for a guest."""
     state = _state()
-    state.person, state.person_known = None, True
+    state.person, state.person_known, state.language = None, True, None
 
 
 def forget_person_if_unknown() -> None:
@@ -269,6 +270,14 @@ def actor() -> Actor:
 
 
 def language() -> Language:
+    """The language of this answer, found out once: a page asks for it with every number it shows."""
+    state = _state()
+    if state.language is None:
+        state.language = _preferred_language()
+    return state.language
+
+
+def _preferred_language() -> Language:
     """The person's language, else the remembered one, else what the browser prefers, else Chinese."""
     who = person()
     if who is not None:

@@ -20,7 +20,6 @@ from babel.dates import format_date
 from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
-from babel.numbers import format_decimal
 from babel.support import NullTranslations, Translations
 
 from . import clock, units
@@ -98,21 +97,22 @@ WORDS: dict[str, str] = {
 }
 
 
+# Digits are grouped the same way in both languages, so plain formatting will do: a page shows hundreds of numbers.
+
+
 def count(number: int | Decimal, language: Language) -> str:
     """1,234 in both languages; the sign is a minus, not a hyphen."""
-    return _signed(str(format_decimal(abs(Decimal(number)), format="#,##0", locale=_LOCALES[language])), number)
+    return _signed(f"{abs(number):,}", number)
 
 
 def hours(gpu_seconds: int, language: Language) -> str:
     """GPU-seconds as GPU-hours, at most two decimals, none when whole."""
-    number = units.gpu_hours(abs(gpu_seconds))
-    return _signed(str(format_decimal(number, format="#,##0.##", locale=_LOCALES[language])), gpu_seconds)
+    return _signed(f"{units.gpu_hours(abs(gpu_seconds)):,.2f}".rstrip("0").rstrip("."), gpu_seconds)
 
 
 def hours_exact(gpu_seconds: int, language: Language) -> str:
     """GPU-hours with always two decimals, for tables of equal decimals."""
-    number = units.gpu_hours(abs(gpu_seconds))
-    return _signed(str(format_decimal(number, format="#,##0.00", locale=_LOCALES[language])), gpu_seconds)
+    return _signed(f"{units.gpu_hours(abs(gpu_seconds)):,.2f}", gpu_seconds)
 
 
 def money(micro_yuan: int, language: Language) -> str:
@@ -122,8 +122,7 @@ def money(micro_yuan: int, language: Language) -> str:
 
 def amount(micro_yuan: int, language: Language) -> str:
     """45,715.28 without the sign of the currency, for table cells."""
-    number = units.yuan(abs(micro_yuan))
-    return _signed(str(format_decimal(number, format="#,##0.00", locale=_LOCALES[language])), micro_yuan)
+    return _signed(f"{units.yuan(abs(micro_yuan)):,.2f}", micro_yuan)
 
 
 def percent(part: int, whole: int) -> str:

@@ -7,7 +7,9 @@ Does not own: hours (ledger), GPUs and prices (pools), the queue (scheduler).
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -377,57 +379,50 @@ def _check_window(
     if _needs_approval(ground, _needed(asked)) and start <= now + hours * clock.HOUR:
         threshold = ground.programme.booking_approval_gpu_seconds
         raise Refusal(Sentence("too-soon-to-decide", n=hours, threshold=threshold), "starts_at")
-    mine = _own_fixed(session, ground)
-    coming = sum(1 for booking in mine if booking.state in OPEN_FIXED)
+    mine = _own_windows(session, ground, now)
+    coming = sum(1 for window in mine if window.to_come)
     if coming >= policy.fixed_open_most:
         raise Refusal(Sentence("too-many-fixed", most=policy.fixed_open_most, open=coming), "kind")
     if ground.limit is not None:
-        used = _peak(mine, start, end) + _running_into(session, ground, start)
+        used = _peak(mine, start, end)
         if used + asked.gpus > ground.limit:
             raise Refusal(Sentence("over-the-limit-then", asked=asked.gpus, limit=ground.limit, used=used), "gpus")
 
 
-def _own_fixed(session: Session, ground: _Ground) -> list[Booking]:
-    """The enterprise's fixed bookings in this pool that are not over. A few rows: the rule keeps them few."""
-    return list(
-        session.scalars(
-            sa.select(Booking).where(
-                Booking.enterprise_id == ground.enterprise.id,
-                Booking.pool_id == ground.pool.id,
-                Booking.kind == BookingKind.FIXED,
-                Booking.state.in_(OPEN_FIXED | ON_THE_CLUSTER),
-            )
-        )
-    )
+class _Window(NamedTuple):
+    """GPUs that the enterprise has from when to when; `to_come`: a fixed booking that has not started."""
+
+    starts_at: dt.datetime
+    ends_at: dt.datetime
+    gpus: int
+    to_come: bool
 
 
-def _running_into(session: Session, ground: _Ground, start: dt.datetime) -> int:
-    """GPUs of the enterprise's flexible bookings that run now and may still run at `start`, by their longest run."""
-    return (
-        session.scalar(
-            sa.select(sa.func.sum(Booking.gpus))
-            .join(Attempt, Attempt.booking_id == Booking.id)
-            .where(
-                Booking.enterprise_id == ground.enterprise.id,
-                Booking.pool_id == ground.pool.id,
-                Booking.kind == BookingKind.FLEXIBLE,
+def _own_windows(session: Session, ground: _Ground, now: dt.datetime) -> list[_Window]:
+    """The enterprise's fixed bookings in this pool that are not over, and what runs there by its longest run."""
+    rows = session.execute(
+        sa.select(Booking.starts_at, Booking.ends_at, Booking.gpus, Booking.state, Attempt.until_at)
+        .outerjoin(Attempt, sa.and_(Attempt.booking_id == Booking.id, Attempt.outcome.is_(None)))
+        .where(
+            Booking.enterprise_id == ground.enterprise.id,
+            Booking.pool_id == ground.pool.id,
+            sa.or_(
+                sa.and_(Booking.kind == BookingKind.FIXED, Booking.state.in_(OPEN_FIXED)),
                 Booking.state.in_(ON_THE_CLUSTER),
-                Attempt.outcome.is_(None),
-                Attempt.until_at > start,
-            )
+            ),
         )
-        or 0
     )
+    return [
+        _Window(starts_at or now, ends_at or until_at or now, gpus, state in OPEN_FIXED)
+        for starts_at, ends_at, gpus, state, until_at in rows
+    ]
 
 
-def _peak(bookings: list[Booking], start: dt.datetime, end: dt.datetime) -> int:
-    """The most GPUs these bookings use at one instant of the window; it is reached at a start."""
-    inside = [b for b in bookings if b.starts_at and b.ends_at and b.starts_at < end and b.ends_at > start]
-    instants = {max(start, b.starts_at) for b in inside if b.starts_at}
-    return max(
-        (sum(b.gpus for b in inside if b.starts_at and b.ends_at and b.starts_at <= t < b.ends_at) for t in instants),
-        default=0,
-    )
+def _peak(windows: Sequence[_Window], start: dt.datetime, end: dt.datetime) -> int:
+    """The most GPUs these windows take at one instant of [start, end); it is reached at a start."""
+    inside = [window for window in windows if window.starts_at < end and window.ends_at > start]
+    instants = {max(start, window.starts_at) for window in inside}
+    return max((sum(w.gpus for w in inside if w.starts_at <= instant < w.ends_at) for instant in instants), default=0)
 
 
 def _check_flexible(ground: _Ground, asked: BookingRequest, policy: BookingPolicy, now: dt.datetime) -> None:
