@@ -109,11 +109,13 @@ def build(database: Database, policy: Policy, now: dt.datetime) -> None:
     town = _people_and_pools(database, start)
     chance = random.Random(SEED)  # noqa: S311 - a demo that is the same every time
     _allocations(town, start, now)
-    virtual = VirtualTime(simulation(database, policy), policy, metering_hours=6)
+    context = simulation(database, policy)
+    virtual = VirtualTime(context, policy, metering_hours=6)
     _operators(town, virtual, start, now)
     virtual.run(_wishes(town, chance, start, now), start, now, lambda _n: None)
     _unfinished_business(town, policy, now)
-    cycle.write_standings(virtual.context, now)
+    cycle.write_standings(context, now)
+    context.leader.release()
 
 
 def _email(firm: str, index: int) -> str:
@@ -191,9 +193,8 @@ def _drain(town: Town, pool: str, positions: tuple[int, ...], by: Actor, at: dt.
     with town.database.read_only() as session:
         nodes = pool_queries.node_ids(session, town.pools[pool])
     for position in positions:
-        town.transact(
-            lambda session, id=nodes[position]: pools.drain(session, id, why="更换网卡", by=by, now=at).id  # type: ignore[misc]
-        )
+        id = nodes[position % len(nodes)]
+        town.transact(lambda session, id=id: pools.drain(session, id, why="更换网卡", by=by, now=at).id)  # type: ignore[misc]
 
 
 def _wishes(town: Town, chance: random.Random, start: dt.datetime, now: dt.datetime) -> Iterator[Wish]:

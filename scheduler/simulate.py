@@ -29,7 +29,7 @@ from compute_portal.policy import Policy
 from compute_portal.statements import queries as statement_queries
 from compute_portal.usage import queries as usage_queries
 
-from .context import simulation
+from .context import Context, simulation
 from .town import Town
 from .trace import BadRow, Job, TraceError, read, read_shares
 from .virtual import Outcome, VirtualTime, Wish
@@ -85,14 +85,24 @@ def _simulate(options: argparse.Namespace, policy: Policy) -> int:
     bookings = policy.bookings.model_copy(update={"flexible_longest_hours": longest})
     policy = policy.model_copy(update={"bookings": bookings})
     context = simulation(database, policy)
+    try:
+        _live(context, policy, town, jobs, bad, options)
+    finally:
+        context.leader.release()
+        database.dispose()
+    return 0
+
+
+def _live(
+    context: Context, policy: Policy, town: Town, jobs: list[Job], bad: list[BadRow], options: argparse.Namespace
+) -> None:
     began = time.monotonic()
     with _progress(len(jobs)) as bar:
         virtual = VirtualTime(context, policy)
         outcome = virtual.run(_wishes(town, jobs), START, None, bar.update if bar else lambda _n: None)
         virtual.close_last_months(max(outcome.started.values(), default=START))
     took = time.monotonic() - began
-    _report(database, outcome, bad, took, options)
-    return 0
+    _report(context.database, outcome, bad, took, options)
 
 
 def _progress(length: int) -> AbstractContextManager[Any]:
@@ -112,8 +122,10 @@ def _empty_database(url: str | None, trace: Path) -> Database:
     # A simulation that a power cut ends is run again: no need to wait for the disk.
     database = Database(url, durable=False)
     with database.engine.connect() as connection:
-        if schema.current(connection) is not None:
-            raise SimulationError(f"{database.url.database}: this database is not empty")
+        used = schema.current(connection) is not None
+    if used:
+        database.dispose()
+        raise SimulationError(f"{database.url.database}: this database is not empty")
     schema.upgrade(database)
     return database
 
