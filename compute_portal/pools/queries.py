@@ -102,6 +102,7 @@ def capacity(session: Session, pool_ids: Iterable[int]) -> dict[int, int]:
 def load_availability(session: Session, pool: Pool, now: dt.datetime) -> Availability:
     """Who occupies which GPUs of the pool from `now` on: bookings, nodes not up, maintenance."""
     second = int(now.timestamp())
+    # What was released is over. So the partial index holds all that matters, however long the pool has lived.
     nodes = session.execute(
         sa.select(Node.id, Node.gpus, Node.state).where(Node.pool_id == pool.id).order_by(Node.position)
     ).all()
@@ -114,7 +115,7 @@ def load_availability(session: Session, pool: Pool, now: dt.datetime) -> Availab
             Occupancy.fixed,
             Occupancy.released_at,
             Occupancy.stuck_at,
-        ).where(Occupancy.pool_id == pool.id, sa.or_(Occupancy.ends_at > now, Occupancy.released_at.is_(None)))
+        ).where(Occupancy.pool_id == pool.id, Occupancy.released_at.is_(None))
     )
     rows = []
     for node_id, mask, starts_at, ends_at, fixed, released_at, stuck_at in occupied:
@@ -266,7 +267,7 @@ def pictures(session: Session, pools: Sequence[Pool], now: dt.datetime) -> list[
             Occupancy.released_at,
             Occupancy.stuck_at,
         )
-        .where(Occupancy.pool_id.in_(ids), sa.or_(Occupancy.ends_at > now, Occupancy.released_at.is_(None)))
+        .where(Occupancy.pool_id.in_(ids), Occupancy.released_at.is_(None))
         .order_by(Occupancy.starts_at, Occupancy.booking_id)
     ):
         until = _taken_until(ends_at, released_at, stuck_at, second)
@@ -293,7 +294,7 @@ def list_uses(session: Session, node_id: int, now: dt.datetime) -> list[Use]:
     """Bookings that have GPUs of the node now or later, in the order of their start."""
     rows = session.scalars(
         sa.select(Occupancy)
-        .where(Occupancy.node_id == node_id, sa.or_(Occupancy.ends_at > now, Occupancy.released_at.is_(None)))
+        .where(Occupancy.node_id == node_id, Occupancy.released_at.is_(None))
         .order_by(Occupancy.starts_at, Occupancy.booking_id)
     )
     second = int(now.timestamp())
