@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from .. import clock
+from ..db import UtcDateTime
 from ..lifecycle import HistoryEntry
 from ..sentences import NotFound, Refusal, Sentence
 from ..signin.models import User
@@ -99,24 +100,35 @@ def capacity(session: Session, pool_ids: Iterable[int]) -> dict[int, int]:
     return {pool_id: int(gpus) for pool_id, gpus in rows}
 
 
+def _occupied(
+    *which: sa.ColumnElement[bool],
+) -> sa.Select[int, int, dt.datetime, dt.datetime, bool, dt.datetime | None, dt.datetime | None]:
+    return sa.select(
+        Occupancy.node_id,
+        Occupancy.gpu_mask,
+        Occupancy.starts_at,
+        Occupancy.ends_at,
+        Occupancy.fixed,
+        Occupancy.released_at,
+        Occupancy.stuck_at,
+    ).where(Occupancy.pool_id == sa.bindparam("pool"), *which)
+
+
+# Two short walks over indexes instead of an OR that reads the pool's whole past. The second finds something only when
+# a clock was set back: released, but not over yet.
+_OCCUPIED = sa.union_all(
+    _occupied(Occupancy.released_at.is_(None)),
+    _occupied(Occupancy.released_at.is_not(None), Occupancy.ends_at > sa.bindparam("now", type_=UtcDateTime())),
+)
+
+
 def load_availability(session: Session, pool: Pool, now: dt.datetime) -> Availability:
     """Who occupies which GPUs of the pool from `now` on: bookings, nodes not up, maintenance."""
     second = int(now.timestamp())
-    # What was released is over. So the partial index holds all that matters, however long the pool has lived.
     nodes = session.execute(
         sa.select(Node.id, Node.gpus, Node.state).where(Node.pool_id == pool.id).order_by(Node.position)
     ).all()
-    occupied = session.execute(
-        sa.select(
-            Occupancy.node_id,
-            Occupancy.gpu_mask,
-            Occupancy.starts_at,
-            Occupancy.ends_at,
-            Occupancy.fixed,
-            Occupancy.released_at,
-            Occupancy.stuck_at,
-        ).where(Occupancy.pool_id == pool.id, Occupancy.released_at.is_(None))
-    )
+    occupied = session.execute(_OCCUPIED, {"pool": pool.id, "now": now})
     rows = []
     for node_id, mask, starts_at, ends_at, fixed, released_at, stuck_at in occupied:
         end = _taken_until(ends_at, released_at, stuck_at, second)
@@ -267,7 +279,7 @@ def pictures(session: Session, pools: Sequence[Pool], now: dt.datetime) -> list[
             Occupancy.released_at,
             Occupancy.stuck_at,
         )
-        .where(Occupancy.pool_id.in_(ids), Occupancy.released_at.is_(None))
+        .where(Occupancy.pool_id.in_(ids), sa.or_(Occupancy.ends_at > now, Occupancy.released_at.is_(None)))
         .order_by(Occupancy.starts_at, Occupancy.booking_id)
     ):
         until = _taken_until(ends_at, released_at, stuck_at, second)
@@ -294,7 +306,7 @@ def list_uses(session: Session, node_id: int, now: dt.datetime) -> list[Use]:
     """Bookings that have GPUs of the node now or later, in the order of their start."""
     rows = session.scalars(
         sa.select(Occupancy)
-        .where(Occupancy.node_id == node_id, Occupancy.released_at.is_(None))
+        .where(Occupancy.node_id == node_id, sa.or_(Occupancy.ends_at > now, Occupancy.released_at.is_(None)))
         .order_by(Occupancy.starts_at, Occupancy.booking_id)
     )
     second = int(now.timestamp())
