@@ -11,6 +11,7 @@ import re
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,12 +174,26 @@ def _other_definitions(migrated: Database, modelled: Database) -> list[str]:
 
 
 def _definitions(database: Database) -> dict[str, frozenset[str]]:
-    """By table or index: the lines of its definition, without layout and order."""
+    """By table or index: the parts of its definition, without layout and order: a column added later comes last."""
     with database.engine.connect() as connection:
         rows = connection.execute(
             sa.text("SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'index') AND sql IS NOT NULL")
         )
-        return {name: frozenset(line.strip(" \t,") for line in sql.splitlines()) for name, sql in rows}
+        return {name: frozenset(_parts(sql)) for name, sql in rows}
+
+
+def _parts(definition: str) -> Iterator[str]:
+    """What stands between the commas of the outermost brackets, and what stands around these."""
+    depth, part = 0, ""
+    for letter in definition:
+        before = depth
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if (letter == "," and depth == 1) or {before, depth} == {0, 1}:
+            yield " ".join(part.split())
+            part = ""
+        else:
+            part += letter
+    yield " ".join(part.split())
 
 
 # -- people -----------------------------------------------------------------------------------------------------------

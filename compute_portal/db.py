@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event, orm
 from sqlalchemy.orm import Session as Session
@@ -80,15 +81,13 @@ def enum_type(values: type[enum.StrEnum], name: str) -> sa.Enum:
 
 
 class Database:
-    """The engine and the two ways to use it. One per process; `dispose()` after a fork."""
+    """The two ways to use it, each with connections of its own. One per process; `dispose()` after a fork."""
 
     def __init__(self, url: str, *, durable: bool = True, pool_size: int = 10) -> None:
         self.url = sa.make_url(url)
-        self.engine = _make_engine(self.url, durable, pool_size)
-        self._writing = orm.sessionmaker(self.engine, expire_on_commit=False)
-        self._reading: dict[str, Any] = {"read_only": True}
-        if self.is_postgresql:
-            self._reading |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        # A connection that only reads is told so once, when it is made: telling it each time costs as much as a query.
+        self.engine = _make_engine(self.url, durable, pool_size, reading=False)
+        self.reading_engine = _make_engine(self.url, durable, pool_size, reading=True)
 
     @property
     def is_postgresql(self) -> bool:
@@ -98,16 +97,14 @@ class Database:
     def read_only(self) -> Iterator[Session]:
         # Closing ends the snapshot. A rollback first would expire what was loaded, and a page that shows a refused form
         # again needs it.
-        with Session(self.engine, expire_on_commit=False) as session:
-            # Options of the connection: an engine with options of its own doubles what a short read costs.
-            session.connection(execution_options=self._reading)
+        with Session(self.reading_engine, expire_on_commit=False) as session:
             yield session
 
     def transaction(self, work: Callable[[Session], T]) -> T:
         """Run `work` in one writing transaction; commit, or roll everything back."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with self._writing() as session, session.begin():
+                with Session(self.engine, expire_on_commit=False) as session, session.begin():
                     return work(session)
             except sa.exc.DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) not in RETRYABLE or attempt == ATTEMPTS:
@@ -118,13 +115,12 @@ class Database:
 
     def dispose(self) -> None:
         self.engine.dispose()
+        self.reading_engine.dispose()
 
 
-def _make_engine(url: sa.URL, durable: bool, pool_size: int) -> sa.Engine:
+def _make_engine(url: sa.URL, durable: bool, pool_size: int, *, reading: bool) -> sa.Engine:
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(
-            url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=pool_size, max_overflow=20
-        )
+        return _make_postgresql_engine(url, pool_size, reading)
     engine = sa.create_engine(url, pool_size=pool_size, max_overflow=60, connect_args={"timeout": 15})
 
     @event.listens_for(engine, "connect")
@@ -135,23 +131,34 @@ def _make_engine(url: sa.URL, durable: bool, pool_size: int) -> sa.Engine:
             "foreign_keys=on",
             "busy_timeout=15000",
             f"synchronous={'full' if durable else 'off'}",
+            f"query_only={'on' if reading else 'off'}",
         ):
             connection.execute(f"PRAGMA {pragma}")
 
+    begin = "BEGIN" if reading else "BEGIN IMMEDIATE"
+
     @event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        # Straight to the driver, and the pragma only when it changes: this runs for every transaction.
-        reading = connection.get_execution_options().get("read_only", False)
-        driver, info = connection.connection.driver_connection, connection.info
+        driver = connection.connection.driver_connection  # straight to it: this runs for every transaction
         assert driver is not None
-        if info.get("query_only") is not reading:
-            driver.execute(f"PRAGMA query_only={'on' if reading else 'off'}")
-            info["query_only"] = reading
-        begin = "BEGIN" if reading else "BEGIN IMMEDIATE"
         try:
             driver.execute(begin)
         except sqlite3.OperationalError as error:  # locked for longer than we wait
             raise sa.exc.OperationalError(begin, None, error) from error
+
+    return engine
+
+
+def _make_postgresql_engine(url: sa.URL, pool_size: int, reading: bool) -> sa.Engine:
+    engine = sa.create_engine(
+        url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=pool_size, max_overflow=20
+    )
+    if reading:
+
+        @event.listens_for(engine, "connect")
+        def _connect(connection: Any, _record: object) -> None:
+            connection.read_only = True
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
 
     return engine
 

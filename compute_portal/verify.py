@@ -347,6 +347,7 @@ WITH under_way AS (SELECT a.booking_id, COUNT(*) AS n FROM attempts a WHERE a.ou
 SELECT b.id AS booking_id, b.state, COALESCE(w.n, 0) AS n
 FROM bookings b LEFT JOIN under_way w ON w.booking_id = b.id
 WHERE w.n > 1 OR (b.state IN ('starting', 'running', 'stopping') AND w.n IS NULL)
+  OR b.under_way <> (w.n IS NOT NULL)
 """,
     ),
     # -- 2: the ledger --

@@ -22,7 +22,6 @@ import datetime as dt
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import cast
 
 import sqlalchemy as sa
@@ -50,16 +49,16 @@ from scheduler.phases import phase
 log = logging.getLogger(__name__)
 INSTRUCTIONS = cast(sa.Table, Instruction.__table__)
 OPEN = (InstructionState.WAITING, InstructionState.CLAIMED)
-OPEN_INSTRUCTIONS = sa.select(Instruction.id).where(Instruction.state.in_(OPEN)).order_by(Instruction.id)
-
-
+ASKED = INSTRUCTIONS.c
+OPEN_INSTRUCTIONS = (
+    sa.select(ASKED.id, ASKED.verb, ASKED.target_id, ASKED.by_id, ASKED.why)
+    .where(ASKED.state.in_(OPEN))
+    .order_by(ASKED.id)
+)
 CLAIM = (
     sa.update(INSTRUCTIONS)
-    .where(INSTRUCTIONS.c.id.in_(sa.bindparam("ids", expanding=True)), INSTRUCTIONS.c.state.in_(OPEN))
+    .where(ASKED.id.in_(sa.bindparam("ids", expanding=True)))
     .values(state=InstructionState.CLAIMED)
-    .returning(
-        INSTRUCTIONS.c.id, INSTRUCTIONS.c.verb, INSTRUCTIONS.c.target_id, INSTRUCTIONS.c.by_id, INSTRUCTIONS.c.why
-    )
 )
 
 
@@ -75,7 +74,9 @@ class Result:
 class _Work:
     """What waits for this round, read at once."""
 
-    instructions: list[int]
+    stops: list[Asked]
+    node_changes: list[Asked]
+    keys: dict[int, str]  # of the attempts to stop, by booking
     to_hand_over: list[int]
     missed: list[int]
     steps: dict[Step, list[ToDo]]
@@ -99,7 +100,8 @@ def _run(context: Context, now: dt.datetime) -> Result:
     round = _Round(context, result, now, since=context.observed_at or now)
     round.all_written = recovered
     work = round.look()
-    round.follow_instructions(work.instructions)
+    round.stop(work.stops, work.keys)
+    round.change_nodes(work.node_changes)
     round.close_missed(work.missed)
     round.hand_over(bool(work.steps[Step.HAND_OVER]), work.to_hand_over)
     round.withdraw([todo.key for todo in work.steps[Step.WITHDRAW]])
@@ -133,29 +135,30 @@ class _Round:
             for todo in attempts.list_to_do(session):
                 steps[todo.step].append(todo)
             to_hand_over, missed = attempts.list_waiting(session, self.now)
-            return _Work(list(session.scalars(OPEN_INSTRUCTIONS)), to_hand_over, missed, steps)
+            asked = [
+                Asked(id, verb, target_id, Actor(user_id=by_id), why)
+                for id, verb, target_id, by_id, why in session.execute(OPEN_INSTRUCTIONS)
+            ]
+            stops = [one for one in asked if one.verb is InstructionVerb.STOP]
+            keys = attempts.keys_under_way(session, [one.target_id for one in stops]) if stops else {}
+            node_changes = [one for one in asked if one.verb is not InstructionVerb.STOP]
+            return _Work(stops, node_changes, keys, to_hand_over, missed, steps)
 
     # -- instructions -------------------------------------------------------------------------------------------------
 
-    def follow_instructions(self, ids: Sequence[int]) -> None:
-        """Stops go to the engine together; a node's change is one of its own. What fails is tried again next round."""
-        if not ids:
+    def stop(self, stops: Sequence[Asked], keys: dict[int, str]) -> None:
+        """All at once. What fails is tried again next round; what was done already is done twice without harm."""
+        if not stops:
             return
         with phase("instruction"):
-            claimed, keys = self.context.transact(lambda session: _claim(session, ids))
-            stops = [one for one in claimed if one.verb is InstructionVerb.STOP]
-            if stops:
-                try:
-                    self._stop(stops, keys)
-                except OUT_OF_REACH:
-                    raise
-                except Exception:
-                    log.exception("stop failed", extra={"bookings": [one.target_id for one in stops]})
-            for one in claimed:
-                if one.verb is not InstructionVerb.STOP:
-                    self._change_node(one)
+            try:
+                self._stop(stops, keys)
+            except OUT_OF_REACH:
+                raise
+            except Exception:
+                log.exception("stop failed", extra={"bookings": [one.target_id for one in stops]})
 
-    def _stop(self, stops: Sequence[Claimed], keys: dict[int, str]) -> None:
+    def _stop(self, stops: Sequence[Asked], keys: dict[int, str]) -> None:
         if keys:
             self.context.engine.stop(list(keys.values()), self.now)
             self.news = True
@@ -167,7 +170,17 @@ class _Round:
 
         self.context.transact(answer)
 
-    def _change_node(self, one: Claimed) -> None:
+    def change_nodes(self, asked: Sequence[Asked]) -> None:
+        """One by one, and claimed first: what the cluster is told of a node may take its time, and the page says so."""
+        if not asked:
+            return
+        with phase("instruction"):
+            ids = [one.id for one in asked]
+            self.context.transact(lambda session: session.execute(CLAIM, {"ids": ids}))
+            for one in asked:
+                self._change_node(one)
+
+    def _change_node(self, one: Asked) -> None:
         in_service = one.verb is InstructionVerb.RESUME
         state = NodeState.UP if in_service else NodeState.DRAINING
 
@@ -192,7 +205,7 @@ class _Round:
             told = Sentence("instruction-failed", error=f"{type(error).__name__}: {error}"[:200])
             self.context.transact(lambda session: self._answer(session, one, told, done=False))
 
-    def _answer(self, session: Session, one: Claimed, told: Sentence, *, done: bool) -> None:
+    def _answer(self, session: Session, one: Asked, told: Sentence, *, done: bool) -> None:
         pools.answer(session, one.id, told, done=done, now=self.now)
 
     # -- hand over ----------------------------------------------------------------------------------------------------
@@ -356,25 +369,14 @@ class _Round:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """An instruction that this round carries out."""
+class Asked:
+    """An instruction that this round carries out. Also one that a round before claimed: whoever did is gone."""
 
     id: int
     verb: InstructionVerb
     target_id: int
     by: Actor
     why: str | None
-
-
-def _claim(session: Session, ids: Sequence[int]) -> tuple[list[Claimed], dict[int, str]]:
-    """The instructions, and the attempt under way of each booking to stop.
-
-    Claimed ones are claimed again: whoever claimed them is gone, and each may be done twice.
-    """
-    rows = session.execute(CLAIM, {"ids": list(ids)})
-    claimed = [Claimed(id, verb, target_id, Actor(user_id=by_id), why) for id, verb, target_id, by_id, why in rows]
-    stops = [one.target_id for one in claimed if one.verb is InstructionVerb.STOP]
-    return sorted(claimed, key=attrgetter("id")), attempts.keys_under_way(session, stops) if stops else {}
 
 
 def _only_logged(item: int, error: Exception) -> None:

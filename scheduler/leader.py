@@ -80,7 +80,7 @@ class Leader:
         """`Database.transaction`, refused when somebody else has become the leader. Raises LostLeadership."""
 
         def fenced(session: Session) -> T:
-            epoch = session.scalar(EPOCH)
+            epoch = session.connection().scalar(EPOCH)  # past the ORM: this runs before every write
             if epoch != self.epoch:
                 raise LostLeadership(f"epoch {self.epoch} was followed by {epoch}")
             return work(session)

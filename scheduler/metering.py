@@ -229,8 +229,11 @@ def settle(context: Context, now: dt.datetime) -> list[str]:
 
     while True:
         with context.database.read_only() as session:
-            ids = [id for id in attempts.list_to_settle(session, SETTLED) if id not in problems]
+            found = attempts.list_to_settle(session, SETTLED)
+        ids = [id for id in found if id not in problems]
         if not ids:
             return list(problems.values())
         with phase("release"):
             in_batches(context, ids, lambda session, some: attempts.settle(session, some, now=now), bad)
+        if len(found) < SETTLED:
+            return list(problems.values())

@@ -120,7 +120,7 @@ class Queries:
     """Counts the statements sent to the database inside a `with` block, without BEGIN, PRAGMA and the like."""
 
     def __init__(self, database: Database) -> None:
-        self.engine = database.engine
+        self.engines = database.engine, database.reading_engine
         self.statements: list[str] = []
 
     def _note(self, connection: object, cursor: object, statement: str, *rest: object) -> None:
@@ -128,11 +128,13 @@ class Queries:
             self.statements.append(statement)
 
     def __enter__(self) -> Queries:
-        event.listen(self.engine, "before_cursor_execute", self._note)
+        for engine in self.engines:
+            event.listen(engine, "before_cursor_execute", self._note)
         return self
 
     def __exit__(self, *rest: object) -> None:
-        event.remove(self.engine, "before_cursor_execute", self._note)
+        for engine in self.engines:
+            event.remove(engine, "before_cursor_execute", self._note)
 
     def __len__(self) -> int:
         return len(self.statements)

@@ -24,7 +24,7 @@ from ..ledger import service as ledger
 from ..lifecycle import Move, move_all, move_to
 from ..pools import service as pools
 from ..sentences import Sentence
-from .models import Attempt, Booking, Standing
+from .models import TO_DO, WAITING, Attempt, Booking, Standing
 from .service import free_slot, give_back
 from .states import ON_THE_CLUSTER, OPEN, AttemptOutcome, BookingKind, BookingState
 
@@ -55,16 +55,9 @@ class HandOver:
 
 # Statements that every cycle runs are made once: making one costs more than running it.
 A, B = ATTEMPTS.c, BOOKINGS.c
-_UNDER_WAY = sa.exists().where(A.booking_id == B.id, A.outcome.is_(None))
 _WAITING = (
     sa.select(B.id, B.ends_at)
-    .where(
-        sa.or_(
-            B.state == BookingState.QUEUED,
-            sa.and_(B.state == BookingState.CONFIRMED, B.starts_at <= sa.bindparam("now")),
-        ),
-        ~_UNDER_WAY,
-    )
+    .where(WAITING, sa.or_(B.starts_at.is_(None), B.starts_at <= sa.bindparam("now")))
     .order_by(B.id)
     .limit(1000)
 )
@@ -80,12 +73,16 @@ _TO_WRITE = (
     _HAND_OVER.where(
         B.id.in_(sa.bindparam("ids", expanding=True)),
         B.state.in_((BookingState.QUEUED, BookingState.CONFIRMED)),
-        ~_UNDER_WAY,
+        B.under_way.is_(False),
     )
     .order_by(B.id)
     .with_for_update(of=BOOKINGS)
 )
-_COUNT_TRY = sa.update(BOOKINGS).where(B.id.in_(sa.bindparam("ids", expanding=True))).values(tries=BOOKINGS.c.tries + 1)
+_COUNT_TRY = (
+    sa.update(BOOKINGS)
+    .where(B.id.in_(sa.bindparam("ids", expanding=True)))
+    .values(tries=BOOKINGS.c.tries + 1, under_way=True)
+)
 _WRITE = sa.insert(ATTEMPTS)
 _UNRECORDED = (
     _HAND_OVER.add_columns(A.key)
@@ -328,10 +325,11 @@ def ended(session: Session, ends: Mapping[str, dt.datetime], *, revoked_at: dt.d
         ],
     )
     moves = [
-        Move(row.booking_id, row.state, end, values={"ended_at": end})
+        Move(row.booking_id, row.state, end, values={"ended_at": end, "under_way": False})
         for row, end in at.items()
         if row.state in ON_THE_CLUSTER
     ]
+    _no_longer_under_way(session, [row.booking_id for row in at if row.state not in ON_THE_CLUSTER])
     move_all(session, Booking, moves, (BookingState.FINISHED, "finish"), by=SYSTEM)
     pools.end_occupancies(
         session, {row.booking_id: end for row, end in at.items() if row.until_at is None or end < row.until_at}
@@ -352,8 +350,14 @@ def withdrawn(session: Session, keys: Sequence[str], *, at: dt.datetime) -> None
         .where(ATTEMPTS.c.id.in_([row.id for row in rows]))
         .values(outcome=AttemptOutcome.WITHDRAWN, ended_at=at, revoked_at=at, metered_whole=True)
     )
+    _no_longer_under_way(session, [row.booking_id for row in rows])
     for row in rows:
         pools.vacate(session, row.booking_id, given_until=None, at=at)
+
+
+def _no_longer_under_way(session: Session, booking_ids: Sequence[int]) -> None:
+    if booking_ids:
+        session.execute(sa.update(BOOKINGS).where(B.id.in_(booking_ids)).values(under_way=False))
 
 
 def failed(session: Session, key: str, *, why: Sentence, at: dt.datetime, tries: int) -> None:
@@ -373,6 +377,7 @@ def failed(session: Session, key: str, *, why: Sentence, at: dt.datetime, tries:
     attempt.ended_at = at
     attempt.reason = why.to_json()
     attempt.metered_whole = attempt.granted_at is None
+    booking.under_way = False
     session.flush()
     failures = session.scalar(
         sa.select(sa.func.count())
@@ -441,15 +446,7 @@ class ToDo:
 _TO_DO = (
     sa.select(A.id, A.key, A.booking_id, B.enterprise_id, A.outcome, A.placed_at, A.until_at, A.nodes, A.handed_over_at)
     .join_from(ATTEMPTS, BOOKINGS, B.id == A.booking_id)
-    .where(
-        A.revoked_at.is_(None),
-        sa.or_(
-            A.outcome.is_not(None),
-            A.handed_over_at.is_(None),
-            sa.and_(A.placed_at.is_(None), B.state.not_in((BookingState.QUEUED, BookingState.CONFIRMED))),
-            sa.and_(A.placed_at.is_not(None), A.granted_at.is_(None)),
-        ),
-    )
+    .where(TO_DO)
     .order_by(A.id)
 )
 

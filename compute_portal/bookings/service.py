@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -202,6 +202,8 @@ def cancel(session: Session, booking_id: int, *, by: Actor, now: dt.datetime, wh
     if booking.state in ON_THE_CLUSTER:
         raise Refusal(Sentence("booking-has-started"))
     move_to(session, booking, BookingState.CANCELLED, verb="cancel", at=now, by=by, why=why)
+    if booking.under_way:  # the engine has it in its queue: the next cycle takes it out
+        session.execute(_UNWANTED, {"cancelled": booking.id, "at": now})
     give_back(session, booking, now=now, by=by)
     free_slot(session, booking, now=now)
     return booking
@@ -293,6 +295,11 @@ def _not_own(booking: Booking, by: Actor) -> None:
 # -- the rules -----------------------------------------------------------------------------------------------------
 
 
+_UNWANTED = (
+    sa.update(cast(sa.Table, Attempt.__table__))
+    .where(Attempt.booking_id == sa.bindparam("cancelled"), Attempt.outcome.is_(None))
+    .values(unwanted_at=sa.bindparam("at"))
+)
 _GROUND = (
     sa.select(
         Allocation,

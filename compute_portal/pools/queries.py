@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -18,7 +19,7 @@ from ..sentences import NotFound, Refusal, Sentence
 from ..signin.models import User
 from .availability import FOREVER, HOUR, Availability, Hours
 from .models import Instruction, Limit, Maintenance, Node, NodeInterval, Occupancy, Pool, Tariff
-from .states import InstructionState, MaintenanceState, NodeState
+from .states import BookingUnit, InstructionState, MaintenanceState, NodeState
 
 # Access is taken back within moments of an end; until it is, nobody new is let onto those GPUs.
 RELEASE_GRACE_SECONDS = 60
@@ -122,24 +123,34 @@ _OCCUPIED = sa.union_all(
 )
 
 
-def load_availability(session: Session, pool: Pool, now: dt.datetime) -> Availability:
+_NODES = sa.select(Node.id, Node.gpus, Node.state).where(Node.pool_id == sa.bindparam("pool")).order_by(Node.position)
+_WINDOWS = sa.select(Maintenance.node_ids, Maintenance.starts_at, Maintenance.ends_at).where(
+    Maintenance.pool_id == sa.bindparam("pool"),
+    Maintenance.state == MaintenanceState.PLANNED,
+    Maintenance.ends_at > sa.bindparam("now"),
+)
+
+
+class _OfPool(Protocol):
+    """A pool's row, or as much of it as availability needs."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def booking_unit(self) -> BookingUnit: ...
+
+
+def load_availability(session: Session, pool: _OfPool, now: dt.datetime) -> Availability:
     """Who occupies which GPUs of the pool from `now` on: bookings, nodes not up, maintenance."""
     second = int(now.timestamp())
-    nodes = session.execute(
-        sa.select(Node.id, Node.gpus, Node.state).where(Node.pool_id == pool.id).order_by(Node.position)
-    ).all()
+    nodes = session.execute(_NODES, {"pool": pool.id}).all()
     occupied = session.execute(_OCCUPIED, {"pool": pool.id, "now": now})
     rows = []
     for node_id, mask, starts_at, ends_at, fixed, released_at, stuck_at in occupied:
         end = _taken_until(ends_at, released_at, stuck_at, second)
         rows.append((node_id, mask, int(starts_at.timestamp()), end, fixed))
     closed = [(id, second, FOREVER) for id, _gpus, state in nodes if state is not NodeState.UP]
-    windows = session.execute(
-        sa.select(Maintenance.node_ids, Maintenance.starts_at, Maintenance.ends_at).where(
-            Maintenance.pool_id == pool.id, Maintenance.state == MaintenanceState.PLANNED, Maintenance.ends_at > now
-        )
-    )
-    for node_ids, starts_at, ends_at in windows:
+    for node_ids, starts_at, ends_at in session.execute(_WINDOWS, {"pool": pool.id, "now": now}):
         span = int(starts_at.timestamp()), int(ends_at.timestamp())
         closed += [(node_id, *span) for node_id in node_ids]
     return Availability.from_rows(

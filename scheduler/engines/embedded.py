@@ -56,6 +56,8 @@ LOOK_AGAIN = dt.timedelta(seconds=60)
 # Statements that every cycle runs are made once: making one costs more than running it.
 NODES, POOLS, BOOKINGS = (cast(sa.Table, model.__table__) for model in (Node, Pool, Booking))
 VERSIONS = sa.select(POOLS.c.id, POOLS.c.version)
+VERSION = sa.select(POOLS.c.version).where(POOLS.c.id == sa.bindparam("pool"))
+THIS_POOL = sa.select(POOLS.c.id, POOLS.c.version, POOLS.c.booking_unit).where(POOLS.c.id == sa.bindparam("pool"))
 NAMES = sa.select(NODES.c.id, NODES.c.name).where(NODES.c.pool_id == sa.bindparam("pool"))
 LIMITS = sa.select(Limit.enterprise_id, Limit.gpus).where(Limit.pool_id == sa.bindparam("pool"))
 BOOKED = (
@@ -122,8 +124,8 @@ END = (
     )
 )
 OBSERVE = sa.select(
-    LEASES.c.key, LEASES.c.state, LEASES.c.nodes, LEASES.c.placed_at, LEASES.c.until_at, LEASES.c.ended_at,
-    LEASES.c.failed, LEASES.c.reason,
+    LEASES.c.changed_at, LEASES.c.key, LEASES.c.state, LEASES.c.nodes, LEASES.c.placed_at, LEASES.c.until_at,
+    LEASES.c.ended_at, LEASES.c.failed, LEASES.c.reason,
 ).order_by(LEASES.c.changed_at, LEASES.c.booking_id)  # fmt: skip
 OBSERVE_ONE = OBSERVE.where(LEASES.c.key == sa.bindparam("this_key"))
 OBSERVE_OPEN = OBSERVE.where(LEASES.c.state != LeaseState.ENDED)
@@ -139,8 +141,9 @@ class _Placed:
     key: str
     enterprise_id: int
     gpus: int
+    placed_at: dt.datetime
     until_at: dt.datetime
-    nodes: frozenset[str]
+    nodes: list[dict[str, Any]]  # [{"node": name, "gpus": [0, 1]}]
 
 
 @dataclass(slots=True)
@@ -172,6 +175,9 @@ class _Queue:
     def put(self, placed: _Placed) -> None:
         self.placed[placed.key] = placed
         self.running[placed.enterprise_id] = self.running.get(placed.enterprise_id, 0) + placed.gpus
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.waiting or key in self.fixed or key in self.placed
 
     def drop(self, key: str) -> None:
         """It waits and runs no longer."""
@@ -206,6 +212,9 @@ class EmbeddedEngine:
         self._transact = transact
         self._half_life_days = half_life_days
         self._memory: dict[int, _Queue] | None = None
+        # What changed since an instant, so that a round that asks what it has just caused need not read it.
+        self._news: list[tuple[dt.datetime, Observation]] = []
+        self._news_since: dt.datetime | None = None
         insert = postgresql.insert if database.is_postgresql else sqlite.insert
         self._insert = insert(LEASES).on_conflict_do_nothing().returning(LEASES.c.key)
 
@@ -217,8 +226,12 @@ class EmbeddedEngine:
         try:
             yield self._memory
         except BaseException:
-            self._memory = None
+            self._memory = self._news_since = None
             raise
+
+    def _note(self, now: dt.datetime, observation: Observation) -> None:
+        if self._news_since is not None:
+            self._news.append((now, observation))
 
     # -- the port -----------------------------------------------------------------------------------------------------
 
@@ -240,6 +253,7 @@ class EmbeddedEngine:
             # A key that is there already, also one that has ended, is not queued again.
             for key in self._transact(lambda session: list(session.scalars(self._insert, rows))):
                 _queue_up(queues.setdefault(by_key[key].pool_id, _Queue()), by_key[key], None)
+                self._note(now, Observation(key, LeaseState.WAITING))
             return {key: f"lease {key}" for key in by_key}
 
     def stop(self, keys: Sequence[str], now: dt.datetime) -> None:
@@ -251,13 +265,19 @@ class EmbeddedEngine:
     def find(self, key: str) -> Observation | None:
         with self._database.read_only() as session:
             found = _observations(session, OBSERVE_ONE, this_key=key)
-        return found[0] if found else None
+        return found[0][1] if found else None
 
     def observe(self, since: dt.datetime | None) -> list[Observation]:
-        with self._database.read_only() as session:
-            if since is None:
-                return _observations(session, OBSERVE_OPEN)
-            return _observations(session, OBSERVE_SINCE, since=since)
+        if since is None:
+            with self._database.read_only() as session:
+                return [one for _at, one in _observations(session, OBSERVE_OPEN)]
+        if self._news_since is None or since < self._news_since:
+            with self._database.read_only() as session:
+                self._news = _observations(session, OBSERVE_SINCE, since=since)
+        else:
+            self._news = [(at, one) for at, one in self._news if at >= since]
+        self._news_since = since
+        return list({one.key: one for _at, one in self._news}.values())  # of each the last
 
     def advance(self, now: dt.datetime) -> bool:
         """End what has reached its end, and what runs on nodes that are down."""
@@ -276,14 +296,12 @@ class EmbeddedEngine:
         with self._remembering() as queues:
             if not any(queue.waiting or queue.fixed for queue in queues.values()):
                 return False
-            with self._database.read_only() as session:
-                versions = _pairs(session, VERSIONS)
             placed = False
             for pool_id, queue in queues.items():
                 for fixed in list(queue.fixed.values()):
                     if fixed.starts_at <= now:
                         placed |= self._start_fixed(pool_id, queue, fixed, now)
-                placed |= self._start_flexible(pool_id, queue, versions[pool_id], now)
+                placed |= self._start_flexible(pool_id, queue, now)
             return placed
 
     def standings(self, now: dt.datetime) -> dict[int, list[Place]]:
@@ -291,7 +309,7 @@ class EmbeddedEngine:
             places: dict[int, list[Place]] = {}
             with self._database.read_only() as session:
                 versions = _pairs(session, VERSIONS)
-                for pool_id, version in versions.items():
+                for pool_id in versions:
                     queue = queues.get(pool_id) or _Queue()
                     waiting = len(queue.waiting)
                     places[pool_id] = [
@@ -300,7 +318,7 @@ class EmbeddedEngine:
                         if fixed.starts_at <= now
                     ]
                     if waiting:
-                        seen = self._see(session, pool_id, queue, version, now)
+                        seen = self._see(session, pool_id, queue, versions[pool_id], now)
                         snapshot = _snapshot(queue, seen, now)
                         places[pool_id] += [
                             Place(
@@ -317,13 +335,16 @@ class EmbeddedEngine:
 
     # -- flexible bookings --------------------------------------------------------------------------------------------
 
-    def _start_flexible(self, pool_id: int, queue: _Queue, version: int, now: dt.datetime) -> bool:
+    def _start_flexible(self, pool_id: int, queue: _Queue, now: dt.datetime) -> bool:
         """Plan and apply; again when the pool changed in between, a few times at most. Whether anything changed."""
         dropped = False
         for _ in range(PLANS):
-            if not queue.waiting or not self._worth_planning(queue, version, now):
+            if not queue.waiting:
                 return dropped
             with self._database.read_only() as session:
+                version = session.execute(VERSION, {"pool": pool_id}).scalar_one()
+                if not self._worth_planning(queue, version, now):
+                    return dropped
                 seen = self._see(session, pool_id, queue, version, now)
             decision = planner.plan(_snapshot(queue, seen, now), standings=False)
             if not decision.starts or self._apply(pool_id, queue, seen, decision.starts, now):
@@ -332,8 +353,6 @@ class EmbeddedEngine:
                 queue.look_again_at = min([now + LOOK_AGAIN, *not_before])
                 return dropped or bool(decision.starts)
             dropped = True
-            with self._database.read_only() as session:
-                version = _pairs(session, VERSIONS)[pool_id]
         log.warning("the pool changed during every plan", extra={"pool_id": pool_id})
         return dropped
 
@@ -354,7 +373,7 @@ class EmbeddedEngine:
             or not {waiting.allocation_id for waiting in queue.waiting.values()}
             <= {leaf.allocation_id for leaf in seen.leaves}
         ):
-            pool = session.get_one(Pool, pool_id)
+            pool = session.execute(THIS_POOL, {"pool": pool_id}).one()
             # What is taken now frees nothing before the first of these ends: flexible ones by their longest run, fixed
             # ones by their window, and both are placed here.
             ends = [one.until_at for one in queue.placed.values() if one.until_at > now]
@@ -420,13 +439,13 @@ class EmbeddedEngine:
         if gone is None or gone:
             queue.seen = None
             for start in gone or ():
-                queue.drop(start.waiting.key)
+                self._drop(queue, start.waiting.key, now, None, now)
             return False
         for start in starts:
             waiting = queue.waiting.pop(start.waiting.key)
-            nodes = frozenset(seen.names[node_id] for node_id, _mask in start.placement)
+            nodes = _nodes(start.placement, seen.names)
             ends_at = _instant(start.ends_at)
-            queue.put(_Placed(waiting.key, waiting.enterprise_id, waiting.gpus, ends_at, nodes))
+            self._put(queue, _Placed(waiting.key, waiting.enterprise_id, waiting.gpus, now, ends_at, nodes), now)
             seen.availability.occupy(start.placement, int(now.timestamp()), start.ends_at)
             seen.until_at = min(seen.until_at, ends_at)
         seen.version += 1
@@ -456,16 +475,20 @@ class EmbeddedEngine:
         except _NoRoom:
             self._keep_waiting(fixed, now)
             return False
-        del queue.fixed[fixed.key]
-        queue.changed = True
-        if result is not None:
+        if result is None:
+            self._drop(queue, fixed.key, now, None, now)
+        else:
             nodes, moved = result
             if moved:
                 log.warning("fixed booking moved to other nodes", extra={"key": fixed.key, "nodes": nodes})
                 queue.seen = None
-            names = frozenset(node["node"] for node in nodes)
-            queue.put(_Placed(fixed.key, fixed.enterprise_id, fixed.gpus, fixed.ends_at, names))
+            queue.drop(fixed.key)
+            self._put(queue, _Placed(fixed.key, fixed.enterprise_id, fixed.gpus, now, fixed.ends_at, nodes), now)
         return True
+
+    def _put(self, queue: _Queue, placed: _Placed, now: dt.datetime) -> None:
+        queue.put(placed)
+        self._note(now, Observation(placed.key, LeaseState.PLACED, placed.nodes, placed.placed_at, placed.until_at))
 
     def _keep_waiting(self, fixed: _Fixed, now: dt.datetime) -> None:
         reason = Sentence("wait-nodes-down")
@@ -487,7 +510,8 @@ class EmbeddedEngine:
             lost = _pairs(session, LOST_NODES)
         ends: dict[str, tuple[dt.datetime, Sentence | None]] = {}
         for key, placed in ((key, one) for queue in queues.values() for key, one in queue.placed.items()):
-            down = sorted((lost[name], name) for name in placed.nodes if name in lost) if lost else []
+            names = [node["node"] for node in placed.nodes] if lost else []
+            down = sorted((lost[name], name) for name in names if name in lost)
             if down:
                 ends[key] = min(down[0][0], now), Sentence("node-down", node=down[0][1])
         return ends
@@ -498,9 +522,17 @@ class EmbeddedEngine:
         if not ends:
             return
         self._transact(lambda session: _write_ended(session, ends, now))
-        for key, _at, _reason in ends:
+        for key, at, reason in ends:
             for queue in queues.values():
-                queue.drop(key)
+                if key in queue:  # else it was over before, and nothing has changed
+                    self._drop(queue, key, at, reason, now)
+
+    def _drop(self, queue: _Queue, key: str, at: dt.datetime, reason: Sentence | None, now: dt.datetime) -> None:
+        """It waits and runs no longer."""
+        was = queue.placed.get(key)
+        nodes, since, until = (was.nodes, was.placed_at, was.until_at) if was else ([], None, None)
+        self._note(now, Observation(key, LeaseState.ENDED, nodes, since, until, at, reason is not None, reason))
+        queue.drop(key)
 
     # -- memory -------------------------------------------------------------------------------------------------------
 
@@ -515,10 +547,18 @@ class EmbeddedEngine:
                 if lease.state == LeaseState.WAITING:
                     _queue_up(queue, lease, Sentence.from_json(lease.reason))
                 else:
-                    nodes = frozenset(node["node"] for node in lease.nodes or ())
-                    if lease.until_at is None:
-                        raise ValueError(f"lease {lease.key} is placed without an end")
-                    queue.put(_Placed(lease.key, lease.enterprise_id, lease.gpus, lease.until_at, nodes))
+                    if lease.placed_at is None or lease.until_at is None:
+                        raise ValueError(f"lease {lease.key} is placed without a beginning or an end")
+                    queue.put(
+                        _Placed(
+                            lease.key,
+                            lease.enterprise_id,
+                            lease.gpus,
+                            lease.placed_at,
+                            lease.until_at,
+                            lease.nodes or [],
+                        )
+                    )
         return queues
 
 
@@ -627,12 +667,18 @@ def _write_ended(session: Session, ends: Iterable[tuple[str, dt.datetime, Senten
     )
 
 
-def _observations(session: Session, query: sa.Select[Any], **values: Any) -> list[Observation]:
+def _observations(session: Session, query: sa.Select[Any], **values: Any) -> list[tuple[dt.datetime, Observation]]:
+    """Each with the instant at which it changed last."""
     return [
-        Observation(
-            key, LeaseState(state), nodes or [], placed_at, until_at, ended_at, failed, Sentence.from_json(reason)
+        (
+            changed_at,
+            Observation(
+                key, LeaseState(state), nodes or [], placed_at, until_at, ended_at, failed, Sentence.from_json(reason)
+            ),
         )
-        for key, state, nodes, placed_at, until_at, ended_at, failed, reason in session.execute(query, values)
+        for changed_at, key, state, nodes, placed_at, until_at, ended_at, failed, reason in session.execute(
+            query, values
+        )
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session
 
 from compute_portal import units, verify
 from compute_portal.bookings import attempts, service
@@ -87,7 +87,7 @@ def without_locks(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     naive = sa.create_engine(
         database.url, connect_args={"timeout": 15}, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT"
     )
-    monkeypatch.setattr(database, "_writing", sessionmaker(naive, expire_on_commit=False))
+    monkeypatch.setattr(database, "engine", naive)
 
 
 def submit(cast: Cast, asked: BookingRequest, rules: BookingPolicy, *, stranger: bool = False) -> Callable[[], int]:
