@@ -52,7 +52,7 @@ OPEN = (InstructionState.WAITING, InstructionState.CLAIMED)
 ASKED = INSTRUCTIONS.c
 OPEN_INSTRUCTIONS = (
     sa.select(ASKED.id, ASKED.verb, ASKED.target_id, ASKED.by_id, ASKED.why)
-    .where(ASKED.state.in_(OPEN))
+    .where(sa.or_(*(ASKED.state == state for state in OPEN)))
     .order_by(ASKED.id)
 )
 CLAIM = (

@@ -33,7 +33,9 @@ ADVISORY_LOCK = 7_351_204_119  # any constant of our own
 LOST_LEADERSHIP = 75
 STUCK = 70
 LEADER = cast(sa.Table, LeaderRow.__table__)
-EPOCH = sa.select(LEADER.c.epoch).where(LEADER.c.id == 1).with_for_update()
+# As text for the driver: this runs before every write.
+EPOCH = "SELECT epoch FROM leader WHERE id = 1"
+EPOCH_LOCKED = f"{EPOCH} FOR UPDATE"
 HEARTBEAT = sa.update(LEADER).where(LEADER.c.id == 1).values(heartbeat_at=sa.bindparam("now"))
 # A machine that vanished without a word keeps PostgreSQL's lock until these have passed: about half a minute.
 KEEPALIVES = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
@@ -58,6 +60,7 @@ class Leader:
         self._lock: _FileLock | _AdvisoryLock
         self._lock = _AdvisoryLock(database.url) if database.is_postgresql else _FileLock(database.url)
         self.epoch = 0
+        self._epoch = EPOCH_LOCKED if database.is_postgresql else EPOCH  # SQLite's transaction is the lock
         self._beat_at = -1.0  # by the monotonic clock
 
     def take(self, now: dt.datetime) -> bool:
@@ -80,7 +83,7 @@ class Leader:
         """`Database.transaction`, refused when somebody else has become the leader. Raises LostLeadership."""
 
         def fenced(session: Session) -> T:
-            epoch = session.connection().scalar(EPOCH)  # past the ORM: this runs before every write
+            epoch = session.connection().exec_driver_sql(self._epoch).scalar()
             if epoch != self.epoch:
                 raise LostLeadership(f"epoch {self.epoch} was followed by {epoch}")
             return work(session)

@@ -25,6 +25,7 @@ from compute_portal import schema
 from compute_portal.db import Database
 from compute_portal.policy import Policy, load_policy
 from tests.cast import Cast, make_cast
+from tests.web import give_apps_back
 
 ROOT = Path(__file__).resolve().parent.parent
 STORES = ("sqlite", "postgresql")
@@ -139,6 +140,12 @@ def database(request: pytest.FixtureRequest, templates: Templates, tmp_path: Pat
     yield database
     database.dispose()
     _run(templates.server, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(autouse=True)
+def _apps_come_back() -> Iterator[None]:
+    yield
+    give_apps_back()
 
 
 @pytest.fixture

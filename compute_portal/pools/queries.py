@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -101,33 +101,27 @@ def capacity(session: Session, pool_ids: Iterable[int]) -> dict[int, int]:
     return {pool_id: int(gpus) for pool_id, gpus in rows}
 
 
-def _occupied(
-    *which: sa.ColumnElement[bool],
-) -> sa.Select[int, int, dt.datetime, dt.datetime, bool, dt.datetime | None, dt.datetime | None]:
-    return sa.select(
-        Occupancy.node_id,
-        Occupancy.gpu_mask,
-        Occupancy.starts_at,
-        Occupancy.ends_at,
-        Occupancy.fixed,
-        Occupancy.released_at,
-        Occupancy.stuck_at,
-    ).where(Occupancy.pool_id == sa.bindparam("pool"), *which)
+# Every plan reads these: columns of tables, not of mapped classes, which would cost half as much again.
+_O, _N, _M = (cast(sa.Table, model.__table__).c for model in (Occupancy, Node, Maintenance))
+
+
+def _occupied(*which: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    return sa.select(_O.node_id, _O.gpu_mask, _O.starts_at, _O.ends_at, _O.fixed, _O.released_at, _O.stuck_at).where(
+        _O.pool_id == sa.bindparam("pool"), *which
+    )
 
 
 # Two short walks over indexes instead of an OR that reads the pool's whole past. The second finds something only when
 # a clock was set back: released, but not over yet.
 _OCCUPIED = sa.union_all(
-    _occupied(Occupancy.released_at.is_(None)),
-    _occupied(Occupancy.released_at.is_not(None), Occupancy.ends_at > sa.bindparam("now", type_=UtcDateTime())),
+    _occupied(_O.released_at.is_(None)),
+    _occupied(_O.released_at.is_not(None), _O.ends_at > sa.bindparam("now", type_=UtcDateTime())),
 )
 
 
-_NODES = sa.select(Node.id, Node.gpus, Node.state).where(Node.pool_id == sa.bindparam("pool")).order_by(Node.position)
-_WINDOWS = sa.select(Maintenance.node_ids, Maintenance.starts_at, Maintenance.ends_at).where(
-    Maintenance.pool_id == sa.bindparam("pool"),
-    Maintenance.state == MaintenanceState.PLANNED,
-    Maintenance.ends_at > sa.bindparam("now"),
+_NODES = sa.select(_N.id, _N.gpus, _N.state).where(_N.pool_id == sa.bindparam("pool")).order_by(_N.position)
+_WINDOWS = sa.select(_M.node_ids, _M.starts_at, _M.ends_at).where(
+    _M.pool_id == sa.bindparam("pool"), _M.state == MaintenanceState.PLANNED, _M.ends_at > sa.bindparam("now")
 )
 
 

@@ -9,7 +9,7 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -24,6 +24,9 @@ from ..ledger import service as ledger
 from .models import BillingMonth, Charge, MonthState, UsageRecord
 
 T = TypeVar("T", Attempt, Booking)
+_RECORDS = cast(sa.Table, UsageRecord.__table__)
+_RECORD = sa.insert(_RECORDS).returning(_RECORDS.c.id, _RECORDS.c.source)
+_CHARGE = sa.insert(cast(sa.Table, Charge.__table__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +100,9 @@ def _write(
     half_life_days: float,
     now: dt.datetime,
 ) -> None:
-    ids = session.scalars(
-        sa.insert(UsageRecord).returning(UsageRecord.id, sort_by_parameter_order=True),
+    # Asked for in the order of the rows, SQLite would insert them one by one: the source tells which is which.
+    found = session.execute(
+        _RECORD,
         [
             {
                 "source": piece.source,
@@ -117,7 +121,9 @@ def _write(
             }
             for piece in pieces
         ],
-    ).all()
+    )
+    by_source = {source: id for id, source in found}
+    ids = [by_source[piece.source] for piece in pieces]
     charges = []
     for id, piece in zip(ids, pieces, strict=True):
         used_in = clock.month_of(piece.starts_at)
@@ -133,7 +139,7 @@ def _write(
                 "charged_at": now,
             }
         )
-    session.execute(sa.insert(Charge), charges)
+    session.execute(_CHARGE, charges)
     _post(session, list(zip(ids, pieces, strict=True)), half_life_days, now)
 
 

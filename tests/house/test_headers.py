@@ -56,7 +56,7 @@ def somebody_with(cast: Cast, access: str) -> int | None:
 
 @pytest.fixture
 def app(database: Database, policy: Policy, cast: Cast) -> Flask:
-    app = make_app(database, policy)
+    app = make_app(database, policy, own=True)
     app.config["PROPAGATE_EXCEPTIONS"] = False
     return app
 
