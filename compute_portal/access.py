@@ -29,11 +29,19 @@ BUREAU_ROLES = frozenset(Role) - ENTERPRISE_ROLES
 class Permission(enum.StrEnum):
     """'<noun>:<verb>'; the verb is the one in the address, the service and the history row."""
 
+    ACCOUNT_CHANGE = "account:change"
+    ACCOUNT_VIEW = "account:view"
     ALLOCATION_APPROVE = "allocation:approve"
     ALLOCATION_DECLINE = "allocation:decline"
     ALLOCATION_REQUEST = "allocation:request"
     ALLOCATION_VIEW = "allocation:view"
     ALLOCATION_WITHDRAW = "allocation:withdraw"
+    ANNOUNCEMENT_PUBLISH = "announcement:publish"
+    ANNOUNCEMENT_VIEW = "announcement:view"
+    ANNOUNCEMENT_WITHDRAW = "announcement:withdraw"
+    APPEAL_DISMISS = "appeal:dismiss"
+    APPEAL_FILE = "appeal:file"
+    APPEAL_UPHOLD = "appeal:uphold"
     BOOKING_APPROVE = "booking:approve"
     BOOKING_CANCEL = "booking:cancel"
     BOOKING_CLAIM = "booking:claim"
@@ -41,17 +49,75 @@ class Permission(enum.StrEnum):
     BOOKING_STOP = "booking:stop"
     BOOKING_SUBMIT = "booking:submit"
     BOOKING_VIEW = "booking:view"
+    BUDGET_SET = "budget:set"
+    BUDGET_VIEW = "budget:view"
+    CHANGE_APPROVE = "change:approve"
+    CHANGE_DECLINE = "change:decline"
+    CHANGE_REQUEST = "change:request"
+    CHANGE_WITHDRAW = "change:withdraw"
+    DISCOUNT_SET = "discount:set"
+    ENTERPRISE_ADMIT = "enterprise:admit"
+    ENTERPRISE_BREACH = "enterprise:breach"
+    ENTERPRISE_CHANGE = "enterprise:change"
+    ENTERPRISE_CLASSIFY = "enterprise:classify"
+    ENTERPRISE_DECLINE = "enterprise:decline"
+    ENTERPRISE_REGISTER = "enterprise:register"
+    ENTERPRISE_RELATE = "enterprise:relate"
+    ENTERPRISE_RESUME = "enterprise:resume"
+    ENTERPRISE_SPONSOR = "enterprise:sponsor"
+    ENTERPRISE_SUSPEND = "enterprise:suspend"
+    ENTERPRISE_VERIFY = "enterprise:verify"
     ENTERPRISE_VIEW = "enterprise:view"
+    FILE_VIEW = "file:view"
+    HISTORY_EXPORT = "history:export"
+    HISTORY_VIEW = "history:view"
+    INVITATION_ACCEPT = "invitation:accept"
+    JOB_RETRY = "job:retry"
+    JOB_VIEW = "job:view"
     KEY_ADD = "key:add"
     KEY_REMOVE = "key:remove"
     KEY_VIEW = "key:view"
+    LETTER_VIEW = "letter:view"
+    MAIL_RETRY = "mail:retry"
+    MAIL_VIEW = "mail:view"
     MAINTENANCE_CANCEL = "maintenance:cancel"
     MAINTENANCE_PLAN = "maintenance:plan"
+    MEMBER_CHANGE = "member:change"
+    MEMBER_INVITE = "member:invite"
+    MEMBER_REMOVE = "member:remove"
     NODE_DRAIN = "node:drain"
     NODE_RESUME = "node:resume"
+    NOTICE_READ = "notice:read"
+    NOTICE_VIEW = "notice:view"
+    OVERVIEW_VIEW = "overview:view"
+    PERSON_DISABLE = "person:disable"
+    PERSON_ENABLE = "person:enable"
+    PERSON_ERASE = "person:erase"
+    PERSON_GIVE = "person:give"
+    PERSON_TAKE = "person:take"
+    PERSON_VIEW = "person:view"
     POOL_VIEW = "pool:view"
     PROGRAMME_FUND = "programme:fund"
+    PROGRAMME_OPEN = "programme:open"
+    PROGRAMME_REVISE = "programme:revise"
     PROGRAMME_VIEW = "programme:view"
+    QUEUE_VIEW = "queue:view"
+    REPORT_ACCEPT = "report:accept"
+    REPORT_HAND_IN = "report:hand_in"
+    REPORT_RETURN = "report:return"
+    REVIEW_APPROVE = "review:approve"
+    REVIEW_COMMENT = "review:comment"
+    REVIEW_DECLARE = "review:declare"
+    REVIEW_DECLINE = "review:decline"
+    REVIEW_FOLLOW = "review:follow"
+    REVIEW_RETURN = "review:return"
+    REVIEW_SET_FLOW = "review:set_flow"
+    REVIEW_VIEW = "review:view"
+    REVIEW_VIEW_FLOW = "review:view_flow"
+    REVIEW_VIEW_TIMES = "review:view_times"
+    REVIEW_WAIVE = "review:waive"
+    RULES_SET = "rules:set"
+    RULES_VIEW = "rules:view"
     START_VIEW = "start:view"
     STATEMENT_EXPORT = "statement:export"
     STATEMENT_VIEW = "statement:view"
@@ -59,30 +125,75 @@ class Permission(enum.StrEnum):
     TARIFF_VIEW = "tariff:view"
     USAGE_EXPORT = "usage:export"
     USAGE_VIEW = "usage:view"
+    VIEW_AS_START = "view_as:start"
+    WEIGHT_SET = "weight:set"
+    WORKDAY_SET = "workday:set"
+    WORKDAY_VIEW = "workday:view"
 
 
 P = Permission
-_EVERYBODY = frozenset({P.START_VIEW, P.POOL_VIEW, P.PROGRAMME_VIEW, P.TARIFF_VIEW})
-_MEMBER = _EVERYBODY | {
+# Somebody who has just signed up may look after the own account, and has no role yet.
+UNCONFIRMED = frozenset({P.ACCOUNT_VIEW})
+SIGNED_IN = UNCONFIRMED | {P.ACCOUNT_CHANGE, P.NOTICE_READ, P.NOTICE_VIEW}
+# Whoever is not with the bureau may found a place of their own or take one that is offered.
+NEWCOMER = SIGNED_IN | {P.ENTERPRISE_REGISTER, P.INVITATION_ACCEPT}
+_EVERYBODY = SIGNED_IN | {
+    P.START_VIEW, P.POOL_VIEW, P.PROGRAMME_VIEW, P.REVIEW_VIEW_TIMES, P.TARIFF_VIEW, P.WORKDAY_VIEW,
+}  # fmt: skip
+_MEMBER = _EVERYBODY | NEWCOMER | {
+    P.LETTER_VIEW, P.REVIEW_FOLLOW,
+    P.BUDGET_VIEW,
+    P.FILE_VIEW,
     P.ALLOCATION_VIEW, P.BOOKING_VIEW, P.BOOKING_SUBMIT, P.BOOKING_CANCEL, P.BOOKING_STOP, P.BOOKING_CLAIM,
     P.ENTERPRISE_VIEW, P.KEY_ADD, P.KEY_REMOVE, P.KEY_VIEW, P.USAGE_VIEW, P.USAGE_EXPORT,
 }  # fmt: skip
 _BUREAU_READS = _EVERYBODY | {
+    P.LETTER_VIEW, P.REVIEW_VIEW, P.REVIEW_VIEW_FLOW,
+    P.ANNOUNCEMENT_VIEW, P.BUDGET_VIEW, P.HISTORY_VIEW, P.JOB_VIEW, P.OVERVIEW_VIEW, P.QUEUE_VIEW, P.RULES_VIEW,
+    P.FILE_VIEW,
     P.ALLOCATION_VIEW, P.BOOKING_VIEW, P.ENTERPRISE_VIEW, P.STATEMENT_VIEW, P.USAGE_VIEW,
 }  # fmt: skip
+
+_REVIEWS = frozenset(
+    {
+        P.APPEAL_DISMISS, P.APPEAL_UPHOLD, P.REVIEW_APPROVE, P.REVIEW_COMMENT, P.REVIEW_DECLARE, P.REVIEW_DECLINE,
+        P.REVIEW_RETURN,
+    }
+)  # fmt: skip
 
 ALLOWED: dict[Role, frozenset[Permission]] = {
     Role.MEMBER: _MEMBER,
     Role.MANAGER: _MEMBER
-    | {P.ALLOCATION_REQUEST, P.ALLOCATION_WITHDRAW, P.STATEMENT_VIEW, P.STATEMENT_EXPORT},
-    Role.OPERATOR: (_BUREAU_READS - {P.STATEMENT_VIEW})
     | {
-        P.ALLOCATION_APPROVE, P.ALLOCATION_DECLINE, P.BOOKING_APPROVE, P.BOOKING_DECLINE, P.MAINTENANCE_CANCEL,
+        P.APPEAL_FILE,
+        P.ALLOCATION_REQUEST, P.ALLOCATION_WITHDRAW, P.STATEMENT_VIEW, P.STATEMENT_EXPORT,
+        P.BUDGET_SET,
+        P.CHANGE_REQUEST, P.CHANGE_WITHDRAW, P.REPORT_HAND_IN,
+        P.ENTERPRISE_CHANGE, P.ENTERPRISE_SPONSOR, P.MEMBER_CHANGE, P.MEMBER_INVITE, P.MEMBER_REMOVE,
+    },
+    Role.OPERATOR: (_BUREAU_READS - {P.STATEMENT_VIEW})
+    | _REVIEWS
+    | {
+        P.ENTERPRISE_ADMIT, P.ENTERPRISE_BREACH, P.ENTERPRISE_CLASSIFY, P.ENTERPRISE_DECLINE, P.ENTERPRISE_RELATE,
+        P.ENTERPRISE_RESUME, P.ENTERPRISE_SUSPEND, P.ENTERPRISE_VERIFY,
+        P.ANNOUNCEMENT_PUBLISH, P.ANNOUNCEMENT_WITHDRAW, P.JOB_RETRY, P.VIEW_AS_START,
+        P.CHANGE_APPROVE, P.CHANGE_DECLINE, P.PROGRAMME_OPEN, P.PROGRAMME_REVISE, P.REPORT_ACCEPT, P.REPORT_RETURN,
+        P.WEIGHT_SET,
+        P.ALLOCATION_APPROVE, P.ALLOCATION_DECLINE, P.BOOKING_APPROVE, P.BOOKING_DECLINE, P.MAIL_RETRY, P.MAIL_VIEW,
+        P.MAINTENANCE_CANCEL,
         P.MAINTENANCE_PLAN, P.NODE_DRAIN, P.NODE_RESUME, P.USAGE_EXPORT,
     },
-    Role.FINANCE: _BUREAU_READS | {P.PROGRAMME_FUND, P.STATEMENT_EXPORT, P.TARIFF_SET, P.USAGE_EXPORT},
-    Role.AUDITOR: _BUREAU_READS | {P.STATEMENT_EXPORT, P.USAGE_EXPORT},
-    Role.ADMIN: _BUREAU_READS - {P.STATEMENT_VIEW},
+    Role.FINANCE: _BUREAU_READS | {P.DISCOUNT_SET, P.PROGRAMME_FUND, P.STATEMENT_EXPORT, P.TARIFF_SET, P.USAGE_EXPORT},
+    Role.AUDITOR: _BUREAU_READS | {P.HISTORY_EXPORT, P.MAIL_VIEW, P.PERSON_VIEW, P.STATEMENT_EXPORT, P.USAGE_EXPORT},
+    Role.ADMIN: (_BUREAU_READS - {P.STATEMENT_VIEW})
+    | _REVIEWS
+    | {P.REVIEW_SET_FLOW, P.REVIEW_WAIVE, P.WORKDAY_SET}
+    | {
+        P.PROGRAMME_OPEN, P.PROGRAMME_REVISE, P.WEIGHT_SET,
+        P.ANNOUNCEMENT_PUBLISH, P.ANNOUNCEMENT_WITHDRAW, P.HISTORY_EXPORT, P.JOB_RETRY, P.RULES_SET, P.VIEW_AS_START,
+        P.MAIL_RETRY, P.MAIL_VIEW, P.PERSON_DISABLE, P.PERSON_ENABLE, P.PERSON_ERASE, P.PERSON_GIVE, P.PERSON_TAKE,
+        P.PERSON_VIEW,
+    },
 }  # fmt: skip
 
 
@@ -97,7 +208,7 @@ class Actor:
 
     @classmethod
     def of(cls, user_id: int, roles: frozenset[Role], enterprise_id: int | None = None) -> Actor:
-        permissions = frozenset().union(*(ALLOWED[role] for role in roles))
+        permissions = (SIGNED_IN if roles else NEWCOMER).union(*(ALLOWED[role] for role in roles))
         return cls(user_id, enterprise_id, roles, permissions)
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 import structlog
-from flask import Blueprint, Flask, Response, g, jsonify, make_response, render_template, request, url_for
+from flask import Blueprint, Flask, Response, current_app, g, jsonify, make_response, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import LoginManager
 from flask_wtf.csrf import CSRFError, CSRFProtect
@@ -23,39 +23,57 @@ from werkzeug.routing import IntegerConverter
 
 from config.settings import Settings
 
-from . import badges, clock, guard, language, navigation, schema
+from . import badges, clock, guard, language, metrics, navigation, schema
 from .access import Role
+from .allocations.views import allocation_changes, allocation_reports
 from .allocations.views import blueprint as allocations
+from .announcements.views import blueprint as announcements
 from .bookings.views import blueprint as bookings
+from .budgets.views import blueprint as budgets
 from .cli import register_cli
 from .db import Database
 from .desk.models import Leader
 from .desk.views import blueprint as desk
 from .enterprises.views import blueprint as enterprises
+from .files.views import blueprint as files
 from .forms import a_form_key
+from .gauges import Gauges
 from .guard import Portal, public
 from .language import HTML_LANG, N_
+from .notices.views import blueprint as notices
+from .people.views import blueprint as people
 from .policy import Policy, load_policy
 from .pools.views import blueprint as pools
 from .pools.views import tariffs
 from .programmes.views import blueprint as programmes
+from .review.views import blueprint as review
 from .sentences import NotFound, Refusal, Sentence
 from .signin.views import blueprint as signin
 from .statements.views import blueprint as statements
 from .usage.views import blueprint as usage
+from .workdays.views import blueprint as workdays
 
 # The one list of features. A new one is added here and nowhere else.
 FEATURES: list[Blueprint] = [
     signin,
     bookings,
     allocations,
+    allocation_changes,
+    allocation_reports,
+    budgets,
+    announcements,
     desk,
     enterprises,
+    files,
+    notices,
+    people,
     programmes,
     pools,
+    review,
     tariffs,
     usage,
     statements,
+    workdays,
 ]
 
 HEADERS = {
@@ -70,7 +88,8 @@ HEADERS = {
 }
 HSTS = "max-age=31536000; includeSubDomains"
 HEARTBEAT_SECONDS = 60
-MOST_UPLOADED = 1024 * 1024  # bytes; no form takes files yet
+FORBIDDEN = ("not-allowed", "view-as-reads-only")
+MOST_UPLOADED = 1_000_000  # bytes of a form; one that takes files may carry their size more
 LARGEST_ID = 2**31 - 1
 DATABASE_AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 requests_log = logging.getLogger("compute_portal.requests")
@@ -131,6 +150,10 @@ def create_app(settings: Settings, database: Database | None = None, policy: Pol
     _answer_errors(app)
     guard.check_every_route(app)
     register_cli(app)
+    if settings.metrics_port:
+        # Outermost: what comes to the other port never meets the site.
+        gauges = Gauges(app.extensions["portal"].database)
+        app.wsgi_app = metrics.Beside(app.wsgi_app, settings.metrics_port, gauges)  # type: ignore[method-assign]
     return app
 
 
@@ -174,6 +197,7 @@ def _speak(app: Flask) -> None:
     )
     env.globals.update(
         a_form_key=a_form_key,
+        announced=guard.announced,
         badge=badges.badge,
         happened=badges.happened,
         html_lang=lambda: HTML_LANG[guard.language()],
@@ -240,6 +264,9 @@ def _begin() -> None:
     g.started = time.monotonic()
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=secrets.token_hex(8))
+    if request.endpoint and (files := guard.files_taken(current_app, request.endpoint)):
+        largest = guard.portal().policy.files.largest_megabytes * 1_000_000
+        request.max_content_length = MOST_UPLOADED + files * largest
 
 
 def _end(response: Response) -> Response:
@@ -259,6 +286,8 @@ def _end(response: Response) -> Response:
 
 def _log_request(response: Response) -> None:
     """By id only: no names, no addresses, no query strings."""
+    seconds = time.monotonic() - g.get("started", time.monotonic())
+    metrics.answered(request.endpoint, response.status_code, seconds)
     person = guard.known_person()
     requests_log.info(
         "request",
@@ -266,8 +295,8 @@ def _log_request(response: Response) -> None:
             "method": request.method,
             "path": guard.logged_path(),
             "status": response.status_code,
-            "ms": round((time.monotonic() - g.get("started", time.monotonic())) * 1000),
-            "user_id": None if person is None else person.user_id,
+            "ms": round(seconds * 1000),
+            "user_id": None if person is None else person.real_user_id,
         },
     )
 
@@ -305,7 +334,7 @@ ERROR_PAGES: dict[int, ErrorPage] = {
         N_("It is reached by a button on a page, not by typing it."),
     ),
     409: ErrorPage(N_("That is no longer possible"), N_("Load the page again to see how things stand.")),
-    413: ErrorPage(N_("That is too much at once"), N_("One form may carry 1 MB. Send less, or in parts.")),
+    413: ErrorPage(N_("That is too much at once"), N_("Choose a smaller file, or send in parts.")),
     422: ErrorPage(N_("This could not be understood"), N_("Go back, check what you typed and send it again.")),
     429: ErrorPage(N_("Too many tries"), N_("Wait a few minutes, then try again.")),
     500: ErrorPage(
@@ -346,7 +375,8 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
 
 def _refused(refusal: Refusal) -> ResponseReturnValue:
     """A view that has no form to show it in: most often somebody else was quicker."""
-    return error_page(403 if refusal.sentence.id == "not-allowed" else 409, sentence=refusal.sentence)
+    metrics.refused(refusal)
+    return error_page(403 if refusal.sentence.id in FORBIDDEN else 409, sentence=refusal.sentence)
 
 
 def _old_form(_error: CSRFError) -> ResponseReturnValue:

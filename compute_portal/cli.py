@@ -22,9 +22,9 @@ from flask import Flask, current_app
 from flask.cli import with_appcontext
 from sqlalchemy.orm import Session
 
-from config.settings import DEMO_PASSWORD
+from config.settings import DEMO_PASSWORD, SettingsError, load_settings
 
-from . import clock, schema, verify
+from . import backup, clock, moving, retention, schema, verify
 from .access import Role
 from .db import Database
 from .enterprises.models import Membership
@@ -64,7 +64,11 @@ class OneLineCommand(click.Command):
 
 
 def register_cli(app: Flask) -> None:
-    for command in (migrate, check_models, create_admin, verify_command, demo_sign_ins):
+    commands = (
+        migrate, check_models, create_admin, verify_command, back_up,
+        restore, copy_to, demo_sign_ins, retention_command,
+    )  # fmt: skip
+    for command in commands:
         app.cli.add_command(command)
 
 
@@ -179,7 +183,8 @@ def _definitions(database: Database) -> dict[str, frozenset[str]]:
         rows = connection.execute(
             sa.text("SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'index') AND sql IS NOT NULL")
         )
-        return {name: frozenset(_parts(sql)) for name, sql in rows}
+        # A table that a migration copied has its name in quotes.
+        return {name: frozenset(_parts(sql.replace(f'TABLE "{name}"', f"TABLE {name}"))) for name, sql in rows}
 
 
 def _parts(definition: str) -> Iterator[str]:
@@ -257,7 +262,11 @@ def _checked_name(name: str) -> str:
 @with_appcontext
 def verify_command() -> None:
     """Recount every invariant from the rows alone; exit code 1 when one does not hold."""
-    database = _migrated_database()
+    _verify(_migrated_database())
+
+
+def _verify(database: Database) -> None:
+    """Print a line per invariant; ends the command with exit code 1 when one does not hold."""
     with database.read_only() as session:
         problems = verify.run(session)
     with Session(database.engine) as session:  # nothing is committed
@@ -271,6 +280,90 @@ def verify_command() -> None:
             click.echo(f"   {problem.check}: {problem.line}")
     if problems:
         sys.exit(1)
+
+
+# -- backups, and moving to another store -----------------------------------------------------------------------------
+
+
+@click.command("backup", cls=OneLineCommand)
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--keep", type=click.IntRange(min=1), help="Afterwards remove all but so many of the newest backups.")
+@with_appcontext
+def back_up(folder: Path, keep: int | None) -> None:
+    """Write the whole database into one file in FOLDER, while everything goes on."""
+    database = _portal().database
+    if _revision(database) is None:
+        raise Failure(f"The database {_address(database)} is empty: there is nothing to back up.")
+    try:
+        file, manifest = backup.make(database, folder, clock.now())
+    except backup.BackupError as error:
+        raise Failure(str(error)) from None
+    rows = sum(manifest.counts.values())
+    click.echo(f"{file}: {file.stat().st_size:,} bytes, {rows:,} rows, revision {manifest.revision}.")
+    for old in backup.remove_old(folder, keep) if keep else ():
+        click.echo(f"{old} was removed.")
+
+
+@click.command("restore", cls=OneLineCommand)
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--replace", is_flag=True, help="Lose what the database holds now.")
+@with_appcontext
+def restore(file: Path, replace: bool) -> None:
+    """Put the backup FILE in place of the database, upgrade it to this code, and verify it."""
+    database = _portal().database
+    _revision(database)
+    try:
+        manifest = backup.restore(database, file, replace=replace, now=clock.now())
+    except backup.BackupError as error:
+        raise Failure(str(error)) from None
+    click.echo(
+        f"Restored the state of {manifest.made:%Y-%m-%d %H:%M:%S} UTC, {sum(manifest.counts.values()):,} rows; "
+        f"revision {manifest.revision}, now {schema.newest()}. Everybody has to sign in again."
+    )
+    _verify(database)
+
+
+@click.command("copy-to", cls=OneLineCommand)
+@click.argument("url")
+@with_appcontext
+def copy_to(url: str) -> None:
+    """Copy every row into the empty database at URL, such as from SQLite to PostgreSQL, and verify it there."""
+    source = _migrated_database()
+    try:
+        target = Database(load_settings(database_url=url).database_url)
+    except SettingsError:
+        raise Failure("URL must begin with sqlite:/// or postgresql://.") from None
+    try:
+        _revision(target)
+        counts = moving.copy(source, target, clock.now())
+        click.echo(f"Copied {sum(counts.values()):,} rows of {len(counts)} tables to {_address(target)}.")
+        _verify(target)
+    except backup.BackupError as error:
+        raise Failure(str(error)) from None
+    except sa.exc.OperationalError as error:
+        raise Failure(_out_of_reach(target, error)) from None
+    finally:
+        target.dispose()
+
+
+# -- retention --------------------------------------------------------------------------------------------------------
+
+
+@click.command("retention", cls=OneLineCommand)
+@click.option("--dry-run", is_flag=True, help="List what would go, and remove nothing.")
+@with_appcontext
+def retention_command(dry_run: bool) -> None:
+    """Remove rows whose time is over by the policy, as the timetable does every night."""
+    database, policy, now = _migrated_database(), _portal().policy.retention, clock.now()
+    with database.read_only() as session:
+        found = list(retention.due(session, policy, now=now))
+    if not dry_run:
+        retention.remove(database.transaction, policy, now=now)
+    for due in found:
+        days = due.record.days(policy)
+        oldest = f", the oldest of {due.oldest_at:%Y-%m-%d}" if due.oldest_at is not None else ""
+        verb = "would go" if dry_run else "removed"
+        click.echo(f"{due.record.name:16}{days:6,} days  {due.rows:9,} {verb}{oldest}")
 
 
 # -- the demo ---------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from wtforms import Field, HiddenField, RadioField, SelectField, StringField, Te
 from wtforms.fields.choices import SelectChoice
 from wtforms.validators import StopValidation
 
-from . import clock, units
+from . import clock, metrics, units
 from .guard import language
 from .language import N_, amount, count, hours, typed
 from .sentences import Refusal, Sentence
@@ -43,6 +43,7 @@ class PortalForm(FlaskForm):
 
     def refuse(self, refusal: Refusal) -> None:
         """Show a rule's sentence at its field, or above the form when it names none."""
+        metrics.refused(refusal)
         if refusal.field is not None and refusal.field in self._fields:
             field = self._fields[refusal.field]
             field.errors = [*field.errors, refusal.sentence]

@@ -24,22 +24,29 @@ from sqlalchemy.orm import Session
 from config.settings import Settings
 
 from . import clock
-from .access import Actor, Permission, Role
+from .access import UNCONFIRMED, Actor, Permission, Role
+from .announcements import queries as announcements
+from .announcements.models import Announcement
+from .announcements.queries import Board
 from .db import Database
 from .enterprises import queries as enterprises
-from .enterprises.queries import Place
+from .enterprises.queries import Place, Standing
 from .language import LANGUAGES, Language, count
 from .language import gettext as translate
 from .language import ngettext as translate_number
 from .policy import Policy
-from .sentences import Sentence
+from .sentences import Refusal, Sentence
 from .signin import queries as signin
 from .signin import service as signin_service
+from .signin.queries import SignedIn
 
 T = TypeVar("T")
 View = TypeVar("View", bound=Callable[..., Any])
 PUBLIC = "public"
 TOUCH_EVERY = dt.timedelta(minutes=5)
+# What somebody who looks at another's pages may still send.
+MAY_SEND_WHILE_VIEWING = frozenset({"desk.end_view_as", "signin.sign_out"})
+NOT_VIEWED = frozenset({"static", "healthz", "readyz"})
 FORM_KEY = re.compile(r"[A-Za-z0-9_-]{20,64}")
 THEMES = ("light", "dark")
 
@@ -51,6 +58,17 @@ class Portal:
     settings: Settings
     database: Database
     policy: Policy
+    board: Board = field(default_factory=Board)
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Somebody of the bureau who sees another person's pages, until when."""
+
+    user_id: int
+    name: str
+    name_en: str | None
+    until_at: dt.datetime
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,14 @@ class Person(UserMixin):
     actor: Actor
     place: Place | None
     places: tuple[Place, ...]
+    is_confirmed: bool
+    unread: int  # notices
+    viewer: Viewer | None = None  # who really sits there: this person is only looked at
+
+    @property
+    def real_user_id(self) -> int:
+        """Who really acts, for logs."""
+        return self.user_id if self.viewer is None else self.viewer.user_id
 
     def get_id(self) -> str:
         return str(self.user_id)
@@ -119,6 +145,20 @@ def check_every_route(app: Flask) -> None:
         raise RuntimeError("these routes need @allows(Permission.X) or @public: " + ", ".join(silent))
 
 
+def takes_files(most: int = 1) -> Callable[[View], View]:
+    """This POST route takes so many documents, each as large as the policy says; others may send 1 MB in all."""
+
+    def declare(view: View) -> View:
+        view.files_taken = most  # type: ignore[attr-defined]
+        return view
+
+    return declare
+
+
+def files_taken(app: Flask, endpoint: str) -> int:
+    return getattr(app.view_functions[endpoint], "files_taken", 0)
+
+
 def access_of(app: Flask, endpoint: str) -> str:
     """PUBLIC or the Permission a route declares."""
     view: Any = app.view_functions[endpoint]
@@ -132,6 +172,8 @@ def check() -> ResponseReturnValue | None:
     if request.routing_exception is not None or request.endpoint is None:
         return None  # 404, 405 or a redirect: Flask answers after us
     access = access_of(current_app, request.endpoint)
+    if request.endpoint not in NOT_VIEWED:
+        _only_looking()
     if access == PUBLIC:
         return None
     who = person()
@@ -139,12 +181,33 @@ def check() -> ResponseReturnValue | None:
         if request.method not in ("GET", "HEAD"):
             abort(401)
         return redirect(url_for("signin.sign_in", next=request.full_path.rstrip("?")))
+    if not who.is_confirmed and not who.actor.may(Permission(access)):
+        return redirect(url_for("signin.unconfirmed"))
     if not who.actor.may(Permission(access)):
         log_access("denied", access)
         abort(403)
     if now() - who.seen_at >= TOUCH_EVERY:
         portal().database.transaction(lambda session: signin_service.touch(session, who.session_id, now=now()))
     return None
+
+
+def _only_looking() -> None:
+    """Whoever sees another's pages: every request is logged with both ids, and nothing but the way back is sent.
+
+    Raises Refusal("view-as-reads-only").
+    """
+    who = person()
+    if who is None or who.viewer is None:
+        return
+    log_access("view-as", f"{request.method} as {who.user_id}")
+    if request.method not in ("GET", "HEAD"):
+        _refuse_while_viewing()
+
+
+def _refuse_while_viewing() -> None:
+    who = known_person()
+    if who is not None and who.viewer is not None and request.endpoint not in MAY_SEND_WHILE_VIEWING:
+        raise Refusal(Sentence("view-as-reads-only"))
 
 
 def portal() -> Portal:
@@ -181,6 +244,7 @@ def done_reading() -> None:
 
 def transact(work: Callable[[Session], T]) -> T:
     """Run one verb in one writing transaction; nothing is held open for reading meanwhile."""
+    _refuse_while_viewing()
     done_reading()
     return portal().database.transaction(work)
 
@@ -240,7 +304,11 @@ def _find_person() -> Person | None:
     if found is None:
         return None
     standing = enterprises.standing_of(read(), found.user_id)
+    if found.viewing_user_id is not None and (viewed := _viewed(found, standing)) is not None:
+        return viewed
     place = standing.place_for(found.enterprise_id)
+    is_confirmed = found.confirmed_at is not None
+    acting = standing.actor(found.user_id, found.enterprise_id)
     return Person(
         user_id=found.user_id,
         session_id=found.session_id,
@@ -250,9 +318,40 @@ def _find_person() -> Person | None:
         language="en" if found.language == "en" else "zh",
         theme=found.theme,
         seen_at=found.seen_at,
-        actor=standing.actor(found.user_id, found.enterprise_id),
+        actor=acting if is_confirmed else Actor(found.user_id, permissions=UNCONFIRMED),
         place=place,
         places=standing.places if place else (),
+        is_confirmed=is_confirmed,
+        unread=found.unread,
+    )
+
+
+def _viewed(found: SignedIn, standing: Standing) -> Person | None:
+    """The person whose pages this session sees; None as soon as anything that allows it is over: two more queries."""
+    viewing, until_at = found.viewing_user_id, found.viewing_until_at
+    own = standing.actor(found.user_id, found.enterprise_id)
+    if viewing is None or until_at is None or now() >= until_at or not own.may(Permission.VIEW_AS_START):
+        return None
+    seen = signin.find_viewed(read(), viewing)
+    theirs = enterprises.standing_of(read(), viewing)
+    place = theirs.place_for(found.viewing_enterprise_id)
+    if seen is None or place is None or place.enterprise_id != found.viewing_enterprise_id:
+        return None
+    return Person(
+        user_id=seen.user_id,
+        session_id=found.session_id,
+        name=seen.name,
+        name_en=seen.name_en,
+        email=seen.email,
+        language="en" if found.language == "en" else "zh",
+        theme=found.theme,
+        seen_at=found.seen_at,
+        actor=theirs.actor(seen.user_id, place.enterprise_id),
+        place=place,
+        places=(place,),
+        is_confirmed=True,
+        unread=seen.unread,
+        viewer=Viewer(found.user_id, found.name, found.name_en, until_at),
     )
 
 
@@ -330,6 +429,15 @@ def forget(response: Response, name: str) -> None:
     response.delete_cookie(name, path="/", httponly=True, samesite="Lax", secure=portal().settings.secure)
 
 
+def announced() -> list[Announcement]:
+    """What stands on top of this page. The board is read at most every half minute; error pages do not ask."""
+    board = portal().board
+    if board.is_old(now()):
+        board.fill(announcements.list_coming(read(), now()), now())
+    who = person()
+    return board.shown(None if who is None else who.actor.roles, now())
+
+
 def tell(what: Sentence | str, tone: str = "done") -> None:
     """Show the result of this action above the next page's heading. tone: 'done', 'warn' or 'stop'.
 
@@ -365,13 +473,17 @@ def home() -> str:
     who = person()
     if who is None:
         return url_for("signin.sign_in")
+    if not who.is_confirmed:
+        return url_for("signin.unconfirmed")
+    if not who.actor.may(Permission.START_VIEW):
+        return url_for("signin.no_role")
     return url_for("desk.start") if "desk.start" in current_app.view_functions else url_for("signin.account")
 
 
 def log_access(kind: str, detail: str | None = None, user_id: int | None = None) -> None:
     """One row in the access log, in its own transaction: 'denied' and 'export' come from here."""
     if user_id is None and (who := person()) is not None:
-        user_id = who.user_id
+        user_id = who.real_user_id
     at, address, path = now(), client_address(), logged_path()
     portal().database.transaction(
         lambda session: signin_service.log_access(

@@ -28,6 +28,7 @@ from .texts import CATALOGUE
 
 Language = Literal["zh", "en"]
 LANGUAGES: tuple[Language, ...] = ("zh", "en")
+LANGUAGE_NAMES: dict[Language, str] = {"zh": "简体中文", "en": "English"}  # each as its readers call it
 HTML_LANG: dict[Language, str] = {"zh": "zh-Hans", "en": "en"}
 _LOCALES: dict[Language, Locale] = {"zh": Locale("zh", "CN", "Hans"), "en": Locale("en", "GB")}
 _TRANSLATIONS = Path(__file__).parent / "translations" / "zh_Hans"
@@ -83,17 +84,59 @@ def _show(value: Value, kind: str | None, language: Language) -> str:
         return str(value)
     if kind == "word":
         return gettext(language, WORDS.get(str(value), str(value)))
+    if kind == "words":
+        return gettext(language, ", ").join(_show(each, "word", language) for each in str(value).split(","))
     return _FORMATS[kind](value, language)
 
 
 # Words that appear inside sentences as values: kinds of things and states.
 WORDS: dict[str, str] = {
+    "announcement": N_("announcement"),
     "booking": N_("booking"),
     "allocation": N_("allocation"),
     "statement": N_("statement"),
     "node": N_("node"),
     "maintenance": N_("maintenance window"),
     "enterprise": N_("enterprise"),
+    "person": N_("person"),
+    "role-operator": N_("operator"),
+    "role-finance": N_("finance"),
+    "role-auditor": N_("auditor"),
+    "role-admin": N_("administrator"),
+    "role-member": N_("member"),
+    "role-manager": N_("enterprise manager"),
+    "appeal": N_("appeal"),
+    "size-micro": N_("Micro"),
+    "size-small": N_("Small"),
+    "size-medium": N_("Medium"),
+    "size-large": N_("Large"),
+    "decline-name": N_("Name and licence differ"),
+    "decline-licence": N_("The licence cannot be read or is out of date"),
+    "decline-code": N_("The credit code is not this enterprise’s"),
+    "decline-not_here": N_("Not registered in this city"),
+    "decline-not_entitled": N_("Who applied may not act for it"),
+    "decline-other": N_("Another reason"),
+    "business_licence": N_("Business licence"),
+    "sponsor_agreement": N_("Agreement with the sponsor"),
+    "authorisation": N_("Letter of authorisation"),
+    "other": N_("Other document"),
+    "change": N_("change of an allocation"),
+    "report": N_("report"),
+    # tracks, states, sizes and documents that rules speak of
+    "S": N_("S"),
+    "M": N_("M"),
+    "L": N_("L"),
+    "applied": N_("Applied"),
+    "verified": N_("Verified"),
+    "suspended": N_("Suspended"),
+    "declined": N_("Declined"),
+    "micro": N_("Micro"),
+    "small": N_("Small"),
+    "medium": N_("Medium"),
+    "large": N_("Large"),
+    "contract": N_("Contract or purchase order"),
+    "plan": N_("Work plan"),
+    "benchmark": N_("Benchmark of an earlier run"),
 }
 
 

@@ -53,7 +53,15 @@ class HistoryEntry(Base):
     by_id: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"))
     why: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
     note: Mapped[str | None] = mapped_column(sa.Text)
-    __table_args__ = (sa.Index("ix_history_entries_subject", "kind", "subject_id", "id"),)
+    __table_args__ = (
+        sa.Index("ix_history_entries_subject", "kind", "subject_id", "id"),
+        sa.Index("ix_history_entries_at", "at", "id"),
+        # what the system wrote, which is most of it, is not asked for by person
+        sa.Index(
+            "ix_history_entries_by_id", "by_id", "at",
+            sqlite_where=sa.text("by_id IS NOT NULL"), postgresql_where=sa.text("by_id IS NOT NULL"),
+        ),
+    )  # fmt: skip
 
 
 _INSERT_HISTORY = sa.insert(cast(sa.Table, HistoryEntry.__table__))
@@ -154,10 +162,17 @@ def _move_statement(table: sa.Table, names: tuple[str, ...]) -> sa.Update:
 
 
 def note_event(
-    session: Session, thing: HasLife, *, verb: str, at: dt.datetime, by: Actor, why: Sentence | None = None
+    session: Session,
+    thing: HasLife,
+    *,
+    verb: str,
+    at: dt.datetime,
+    by: Actor,
+    why: Sentence | None = None,
+    note: str | None = None,
 ) -> None:
     """Something happened that people should find in the history, but the state stayed."""
-    _write(session, thing, verb, thing.state, thing.state, at, by, why, None)
+    _write(session, thing, verb, thing.state, thing.state, at, by, why, note)
 
 
 def _write(

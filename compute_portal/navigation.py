@@ -26,6 +26,14 @@ _STATEMENTS = Entry("statements.index", N_("Statements"), P.STATEMENT_VIEW)
 _USAGE = Entry("usage.index", N_("Usage"), P.USAGE_VIEW)
 _QUEUE = Entry("bookings.index", N_("Bookings and queue"), P.BOOKING_VIEW)
 _CLUSTER = Entry("pools.index", N_("Cluster"), P.POOL_VIEW)
+# Beside the header's six these stand in the footer.
+_DESK = (
+    Entry("desk.queue", N_("Queue"), P.QUEUE_VIEW),
+    Entry("announcements.index", N_("Announcements"), P.ANNOUNCEMENT_VIEW),
+    Entry("budgets.rules", N_("Thresholds and overdraft"), P.RULES_VIEW),
+    Entry("desk.jobs", N_("Timetable"), P.JOB_VIEW),
+    Entry("desk.history", N_("All history"), P.HISTORY_VIEW),
+)
 
 ENTERPRISE: tuple[Entry, ...] = (
     Entry("desk.start", N_("To do"), P.START_VIEW),
@@ -43,6 +51,8 @@ OPERATOR: tuple[Entry, ...] = (
     _QUEUE,
     _CLUSTER,
     _PROGRAMMES,
+    Entry("people.mail", N_("Mail that did not arrive"), P.MAIL_VIEW),
+    *_DESK,
 )
 FINANCE: tuple[Entry, ...] = (
     Entry("desk.start", N_("This month"), P.START_VIEW),
@@ -51,6 +61,7 @@ FINANCE: tuple[Entry, ...] = (
     Entry("tariffs.index", N_("Prices"), P.TARIFF_VIEW),
     Entry("programmes.index", N_("Budget and subsidy"), P.PROGRAMME_VIEW),
     _ENTERPRISES,
+    *_DESK,
 )
 # Auditors, administrators and people with several bureau roles see both sides.
 BUREAU: tuple[Entry, ...] = (
@@ -60,6 +71,8 @@ BUREAU: tuple[Entry, ...] = (
     _QUEUE,
     _CLUSTER,
     _STATEMENTS,
+    Entry("people.index", N_("People"), P.PERSON_VIEW),
+    *_DESK,
 )
 
 

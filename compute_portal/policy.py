@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -46,6 +47,50 @@ class SignInPolicy(_Section):
     absolute_hours: int = Field(gt=0)
     tries: int = Field(gt=0)
     pause_minutes: int = Field(gt=0)
+    confirm_hours: int = Field(gt=0)
+    reset_minutes: int = Field(gt=0, le=24 * 60)
+
+
+class RetentionPolicy(_Section):
+    """How long rows are kept that only matter for a while; the least is what an investigation may still need."""
+
+    form_keys_days: int = Field(ge=1)
+    sign_in_tries_days: int = Field(ge=1)
+    one_time_links_days: int = Field(ge=1)
+    sessions_days: int = Field(ge=1)
+    timetable_runs_days: int = Field(ge=1)
+    notices_days: int = Field(ge=30)
+    access_log_days: int = Field(ge=180)  # network logs: at least six months, Cybersecurity Law art. 23
+
+
+DocumentKind = Literal["business_licence", "sponsor_agreement", "authorisation", "other"]
+
+
+class EnterprisesPolicy(_Section):
+    documents_required: tuple[DocumentKind, ...]
+    team_documents_required: tuple[DocumentKind, ...]
+    breach_months: int = Field(gt=0)
+    invitation_days: int = Field(gt=0)
+    invitations_open_most: int = Field(gt=0)
+
+
+class FilesPolicy(_Section):
+    largest_megabytes: int = Field(gt=0, le=100)
+    most_per_owner: int = Field(gt=0)
+
+
+class ReviewPolicy(_Section):
+    delegate_percent: int = Field(gt=100, le=400)
+    appeal_file_working_days: int = Field(gt=0)
+    appeal_decide_working_days: int = Field(gt=0)
+    warn_ends_within_days: int = Field(ge=0)
+    times_of_days: int = Field(gt=0)
+
+
+class DeskPolicy(_Section):
+    enterprise_days: int = Field(gt=0)
+    report_days: int = Field(gt=0)
+    failed_days: int = Field(gt=0)
 
 
 class Policy(_Section):
@@ -54,6 +99,11 @@ class Policy(_Section):
     metering: MeteringPolicy
     statements: StatementPolicy
     sign_in: SignInPolicy
+    retention: RetentionPolicy
+    enterprises: EnterprisesPolicy
+    files: FilesPolicy
+    review: ReviewPolicy
+    desk: DeskPolicy
 
 
 class PolicyError(SystemExit):

@@ -19,14 +19,18 @@ from itertools import islice
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from migrations.triggers import APPEND_ONLY
+from migrations.triggers import ADDED_APPEND_ONLY, APPEND_ONLY
 
+from .allocations.states import CHANGE_LIFE, REPORT_LIFE
 from .allocations.states import LIFE as ALLOCATION
+from .announcements.states import LIFE as ANNOUNCEMENT
 from .bookings.states import LIFE as BOOKING
 from .enterprises.states import LIFE as ENTERPRISE
 from .lifecycle import Lifecycle
 from .pools.states import LIFE as NODE
 from .pools.states import MAINTENANCE_LIFE as MAINTENANCE
+from .review.states import APPEAL_LIFE as APPEAL
+from .signin.states import PERSON_LIFE as PERSON
 from .statements.states import LIFE as STATEMENT
 
 INVARIANTS = {
@@ -39,7 +43,19 @@ INVARIANTS = {
     7: "History, ledger and logs name people by id only",
 }
 NAMED = 20  # rows named per check; the rest is counted
-LIFECYCLES = (BOOKING, ALLOCATION, ENTERPRISE, NODE, STATEMENT, MAINTENANCE)
+LIFECYCLES = (
+    BOOKING,
+    ALLOCATION,
+    ENTERPRISE,
+    NODE,
+    STATEMENT,
+    MAINTENANCE,
+    CHANGE_LIFE,
+    REPORT_LIFE,
+    PERSON,
+    APPEAL,
+    ANNOUNCEMENT,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +101,7 @@ def try_to_change(session: Session) -> list[Problem]:
     """
     problems = []
     connection = session.connection()
-    for table in APPEND_ONLY:
+    for table in APPEND_ONLY + ADDED_APPEND_ONLY:
         rows = sa.table(table, sa.column("id"))
         newest = connection.scalar(sa.select(sa.func.max(rows.c.id)))
         if newest is None:
@@ -158,7 +174,7 @@ def _missing_triggers(session: Session) -> Iterator[str]:
     """The catalogue must hold every protecting trigger, switched on and with a body that refuses."""
     for table, trigger in _expected_triggers(session):
         body = _trigger_body(session, table, trigger)
-        refuses = "overbooked" if table == "occupancies" else "append-only"
+        refuses = {"occupancies": "overbooked", "discounts": "discounts overlap"}.get(table, "append-only")
         if body is None:
             yield f"Table {table} has lost its trigger {trigger}."
         elif refuses not in body or "RAISE" not in body:
@@ -168,10 +184,11 @@ def _missing_triggers(session: Session) -> Iterator[str]:
 def _expected_triggers(session: Session) -> Iterator[tuple[str, str]]:
     postgresql = session.get_bind().dialect.name == "postgresql"
     verbs = ("update", "delete", "truncate") if postgresql else ("update", "delete")
-    for table in APPEND_ONLY:
+    for table in APPEND_ONLY + ADDED_APPEND_ONLY:
         yield from ((table, f"{table}_no_{verb}") for verb in verbs)
     for end in ("",) if postgresql else ("_insert", "_update"):
         yield "occupancies", f"occupancies_no_overlap{end}"
+        yield "discounts", f"discounts_no_overlap{end}"
 
 
 def _trigger_body(session: Session, table: str, trigger: str) -> str | None:
@@ -362,6 +379,7 @@ WITH verbs(verb, source, target) AS (VALUES
   ('stage', 'withheld', 'available'),
   ('hold', 'available', 'held'),
   ('charge', 'held', 'used'), ('charge', 'available', 'used'), ('charge', 'overdraft', 'used'),
+  ('hold', 'overdraft', 'held'), ('release', 'held', 'overdraft'),
   ('release', 'held', 'available'), ('release', 'held', 'expired'),
   ('expire', 'available', 'expired'), ('expire', 'available', 'pool'),
   ('correct', 'used', 'available'), ('correct', 'available', 'used'), ('correct', 'used', 'expired')
@@ -642,6 +660,9 @@ WITH things(kind, id, state) AS (
   UNION ALL SELECT 'enterprise', id, state FROM enterprises UNION ALL SELECT 'node', id, state FROM nodes
   UNION ALL SELECT 'statement', id, state FROM statements
   UNION ALL SELECT 'maintenance', id, state FROM maintenance_windows
+  UNION ALL SELECT 'person', id, state FROM users
+  UNION ALL SELECT 'change', id, state FROM allocation_changes UNION ALL SELECT 'report', id, state FROM reports
+  UNION ALL SELECT 'appeal', id, state FROM appeals UNION ALL SELECT 'announcement', id, state FROM announcements
 ), latest AS (SELECT kind, subject_id, MAX(id) AS id FROM history_entries GROUP BY kind, subject_id),
 told AS (SELECT h.kind, h.subject_id, h.after FROM latest l JOIN history_entries h ON h.id = l.id)
 SELECT t.kind, t.id, t.state, COALESCE(h.after, 'nothing') AS told
@@ -736,6 +757,27 @@ SELECT DISTINCT m.user_id FROM memberships m JOIN bureau_roles r ON r.user_id = 
 """,
     ),
     # -- 7: names --
+    Check(
+        7,
+        "erased",
+        "Person {id} is {state} and {what}.",
+        """
+SELECT u.id, u.state, 'the row says who it was, or somebody could sign in' AS what FROM users u
+WHERE u.state = 'erased'
+  AND (u.name <> '' OR u.name_en IS NOT NULL OR u.email LIKE '%@%' OR u.password_hash IS NOT NULL)
+UNION ALL
+SELECT u.id, u.state, 'still has keys, roles, memberships, sessions or notices' FROM users u
+WHERE u.state = 'erased' AND (
+  EXISTS (SELECT 1 FROM ssh_keys k WHERE k.user_id = u.id)
+  OR EXISTS (SELECT 1 FROM bureau_roles r WHERE r.user_id = u.id)
+  OR EXISTS (SELECT 1 FROM memberships m WHERE m.user_id = u.id)
+  OR EXISTS (SELECT 1 FROM user_sessions s WHERE s.user_id = u.id)
+  OR EXISTS (SELECT 1 FROM notices n WHERE n.user_id = u.id))
+UNION ALL
+SELECT u.id, u.state, 'the time of it does not fit' FROM users u
+WHERE (u.state = 'active') <> (u.disabled_at IS NULL)
+""",
+    ),
     # Texts with an @ are rare, so only those are held against the addresses of all people.
     Check(
         7,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 
 from config.logs import log_settings
 
-bind = os.environ.get("PORTAL_BIND") or f"127.0.0.1:{os.environ.get('PORT') or '8000'}"
+bind = (os.environ.get("PORTAL_BIND") or f"127.0.0.1:{os.environ.get('PORT') or '8000'}").split(",")
 worker_class = "gthread"
 workers = int(os.environ.get("PORTAL_WEB_WORKERS") or 2)
 threads = int(os.environ.get("PORTAL_WEB_THREADS") or 4)
@@ -21,6 +23,19 @@ control_socket_disable = True
 
 # Only a proxy on this machine may say who the client is; the app counts proxies itself (PORTAL_TRUSTED_PROXIES).
 forwarded_allow_ips = "127.0.0.1"
+
+# /metrics, for Prometheus on this machine: a second port that answers nothing else (compute_portal/metrics.py). Workers
+# count in files that they share; the client library must know where before it is imported.
+if metrics_port := int(os.environ.get("PORTAL_METRICS_PORT") or 0):
+    bind.append(f"127.0.0.1:{metrics_port}")
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # it stays the same when this file is read again on a reload
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="portal-metrics-")
+
+
+def on_exit(_master: object) -> None:
+    if metrics_port:
+        shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
+
 
 # The app writes one line per request itself, with the request id.
 accesslog = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shlex
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -40,12 +42,17 @@ class Settings(BaseSettings):
     debug: bool = False
     trusted_proxies: int = Field(default=0, ge=0, le=3)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    metrics_port: int = Field(default=0, ge=0, le=65535)  # of the web process; 0: none
+    scheduler_metrics_port: int = Field(default=0, ge=0, le=65535)
     policy_file: Path = ROOT / "config" / "policy.toml"
     bureau_name_zh: str = "市人工智能局"
     bureau_name_en: str = "City Bureau of Artificial Intelligence"
     service_name_zh: str = "算力公共服务平台"
     service_name_en: str = "Compute Commons"
     contact: str = ""
+    smtp_url: str = ""
+    mail_from: str = ""
+    mail_dir: Path | None = None
 
     @field_validator("public_url")
     @classmethod
@@ -62,6 +69,33 @@ class Settings(BaseSettings):
             raise ValueError("must begin with sqlite:/// or postgresql://")
         return value
 
+    @field_validator("smtp_url")
+    @classmethod
+    def _a_mail_server(cls, value: str) -> str:
+        if value:
+            mail_server(value)
+        return value
+
+    @field_validator("mail_dir", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None
+
+    @field_validator("mail_from")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        if value and not re.fullmatch(r"[!-?A-~]+@[A-Za-z0-9.-]+", value):
+            raise ValueError("must be an address only, for example compute@example.gov.cn")
+        return value
+
+    @model_validator(mode="after")
+    def _mail_has_a_sender(self) -> Settings:
+        if self.smtp_url and not self.mail_from:
+            raise ValueError("mail_from: the address that mail comes from is needed with PORTAL_SMTP_URL")
+        if self.smtp_url and self.mail_dir:
+            raise ValueError("mail_dir: mail goes either to PORTAL_SMTP_URL or into this folder")
+        return self
+
     @model_validator(mode="after")
     def _production_is_strict(self) -> Settings:
         if self.env == "production":
@@ -71,6 +105,8 @@ class Settings(BaseSettings):
                 raise ValueError("debug: must be off in production")
             if not self.public_url.startswith("https://"):
                 raise ValueError("public_url: production needs https://")
+            if not self.smtp_url:
+                raise ValueError("smtp_url: production needs a mail server, without one nobody can confirm an address")
         return self
 
     @property
@@ -94,6 +130,53 @@ class Settings(BaseSettings):
     @property
     def demo_allowed(self) -> bool:
         return self.env != "production"
+
+    @property
+    def mail_folder(self) -> Path | None:
+        """Where mail is written instead of being sent: of a demo and of development only, which then show it."""
+        if self.env == "production" or self.smtp_url:
+            return None
+        if self.mail_dir is None and self.env in ("demo", "development"):
+            return ROOT / "var" / "mail"
+        return self.mail_dir
+
+    @property
+    def sender(self) -> str:
+        """The address that mail comes from."""
+        return self.mail_from or f"portal@{urlsplit(self.public_url).hostname}"
+
+
+@dataclass(frozen=True, slots=True)
+class MailServer:
+    """What PORTAL_SMTP_URL says: smtp://host, smtp://user:password@host:587?starttls, smtps://user:password@host."""
+
+    host: str
+    port: int
+    user: str | None
+    password: str | None
+    tls: Literal["none", "starttls", "implicit"]
+
+
+def mail_server(url: str) -> MailServer:
+    """Raises ValueError with what is wrong; never shows the password."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname or parts.path.strip("/"):
+        raise ValueError("must be like smtp://host:25, smtp://user:password@host:587?starttls or smtps://host")
+    if parts.query not in ("", "starttls") or (parts.query and parts.scheme == "smtps"):
+        raise ValueError("may end in ?starttls after smtp://, and in nothing else")
+    if bool(parts.username) != bool(parts.password):
+        raise ValueError("needs a user and a password, or neither; special characters are written as %40 and so on")
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError("its port must be a number from 1 to 65535") from None
+    return MailServer(
+        host=parts.hostname,
+        port=port or {"smtps": 465}.get(parts.scheme, 587 if parts.query else 25),
+        user=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        tls="implicit" if parts.scheme == "smtps" else "starttls" if parts.query else "none",
+    )
 
 
 def load_settings(**overrides: object) -> Settings:

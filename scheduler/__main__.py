@@ -13,7 +13,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -25,9 +25,11 @@ from compute_portal.policy import PolicyError, load_policy
 from config.logs import configure_logs
 from config.settings import Settings, SettingsError, load_settings
 from config.systemd import tell_systemd
+from scheduler import metrics
 from scheduler.access_hook import AccessHook
 from scheduler.context import open_context
 from scheduler.leader import Leader, LostLeadership, Watchdog
+from scheduler.post import post_of
 from scheduler.timetable import Timetable, entries, run_once
 
 log = logging.getLogger("scheduler")
@@ -86,17 +88,20 @@ def _run(settings: Settings, *, once: bool) -> int:
     database = Database(settings.database_url)
     _must_be_migrated(database)
     leader = Leader(database)
+    stop_metrics = _serve_metrics(settings.scheduler_metrics_port) if not once else _nothing
     if once:
         if not leader.take(clock.now()):
             raise CannotStart("Another scheduler is active on this database; stop it first, or leave the work to it.")
     elif not _wait_to_lead(leader, stopping):
+        stop_metrics()
         return 0
+    metrics.LEADS.set(1)
     seconds = policy.bookings.access_hook_seconds
     argv = settings.access_hook_argv
     # One that runs once waits for its answers; one that stays comes back for them.
     access = AccessHook(argv, seconds=seconds, clock=clock.now, patience=seconds if once else 1.0) if argv else None
     watchdog = Watchdog(max(CYCLES * policy.queue.cycle_seconds, LEAST_SECONDS))
-    context = open_context(database, leader, policy, access=access, alive=watchdog.alive)
+    context = open_context(database, leader, policy, access=access, post=post_of(settings), alive=watchdog.alive)
     try:
         if once:
             return 0 if run_once(context, clock.now()) else 1
@@ -107,6 +112,7 @@ def _run(settings: Settings, *, once: bool) -> int:
         if access is not None:
             access.close()
         leader.release()
+        stop_metrics()
         database.dispose()
 
 
@@ -123,6 +129,22 @@ def _must_be_migrated(database: Database) -> None:
         raise CannotStart(f"The database cannot be reached: {str(error.orig).splitlines()[0]}") from None
     if current != schema.newest():
         raise CannotStart(f"The database is at revision {current or 'none'}, this code needs {schema.newest()}: {fix}.")
+
+
+def _serve_metrics(port: int) -> Callable[[], None]:
+    """Before this process leads: one that waits is to be seen too. Raises CannotStart when the port is taken."""
+    if not port:
+        return _nothing
+    try:
+        return metrics.serve(port)
+    except OSError as error:
+        raise CannotStart(
+            f"PORTAL_SCHEDULER_METRICS_PORT: port {port} cannot be used ({error.strerror}); choose another."
+        ) from None
+
+
+def _nothing() -> None:
+    """What is done to end metrics that nobody asked for."""
 
 
 def _stop_on_signals() -> threading.Event:

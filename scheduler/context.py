@@ -18,6 +18,7 @@ from scheduler.access_hook import AccessHook
 from scheduler.engines import Engine, LeaseState
 from scheduler.engines.embedded import EmbeddedEngine
 from scheduler.leader import Leader
+from scheduler.post import Post
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -40,6 +41,7 @@ class Context:
     engine: Engine
     policy: Policy
     access: AccessHook | None = None  # None: the bureau hands access over by hand
+    post: Post | None = None  # None: mail waits
     alive: Callable[[], None] = lambda: None  # tells the watchdog
     # What the cycle remembers between two rounds. All of it may be lost: it is found again.
     observed_at: dt.datetime | None = None
@@ -57,11 +59,12 @@ def open_context(
     policy: Policy,
     *,
     access: AccessHook | None = None,
+    post: Post | None = None,
     alive: Callable[[], None] = lambda: None,
 ) -> Context:
     """A context with the embedded engine; the leader has been taken."""
     engine = EmbeddedEngine(database, leader.transaction, policy.queue.half_life_days)
-    return Context(database, leader, engine, policy, access, alive)
+    return Context(database, leader, engine, policy, access, post, alive)
 
 
 def simulation(database: Database, policy: Policy) -> Context:

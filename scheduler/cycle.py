@@ -52,7 +52,7 @@ OPEN = (InstructionState.WAITING, InstructionState.CLAIMED)
 ASKED = INSTRUCTIONS.c
 OPEN_INSTRUCTIONS = (
     sa.select(ASKED.id, ASKED.verb, ASKED.target_id, ASKED.by_id, ASKED.why)
-    .where(sa.or_(*(ASKED.state == state for state in OPEN)))
+    .where(sa.or_(*(ASKED.state == state for state in OPEN)), ASKED.target_kind != "timetable")  # those are its own
     .order_by(ASKED.id)
 )
 CLAIM = (

@@ -20,6 +20,8 @@ from compute_portal.bookings.service import BookingRequest
 from compute_portal.bookings.states import BookingKind
 from compute_portal.db import Database, Session
 from compute_portal.enterprises.states import SizeClass
+from compute_portal.notices import queries as notice_queries
+from compute_portal.notices import service as notices
 from compute_portal.policy import Policy
 from compute_portal.pools import queries as pool_queries
 from compute_portal.pools import service as pools
@@ -115,6 +117,7 @@ def build(database: Database, policy: Policy, now: dt.datetime) -> None:
     virtual.run(_wishes(town, chance, start, now), start, now, lambda _n: None)
     _unfinished_business(town, policy, now)
     cycle.write_standings(context, now)
+    _old_mail(town, now)
     context.leader.release()
 
 
@@ -140,7 +143,9 @@ def _people_and_pools(database: Database, start: dt.datetime) -> Town:
         )  # fmt: skip
     for key, name, name_en, size_class, people in FIRMS:
         emails = [(_email(key, index), *each) for index, each in enumerate(people)]
-        town.firm(key, name, name_en, emails, size_class=size_class, password_hash=password)
+        town.firm(
+            key, name, name_en, emails, size_class=size_class, password_hash=password, checked="执照与信用代码一致。"
+        )
     h800 = town.pools["H800"]
     for key in ("yusheng", "wangshu", "beiyu"):
         town.transact(lambda session, key=key: pools.set_limit(session, town.firms[key].id, h800, 256))  # type: ignore[misc]
@@ -236,6 +241,18 @@ def _wish(town: Town, chance: random.Random, plan: PoolPlan, key: str, at: dt.da
     return Wish(at, by, asked, int(hours * 3600), title)
 
 
+def _old_mail(town: Town, now: dt.datetime) -> None:
+    """What was told before today has gone by mail long ago."""
+    with town.database.read_only() as session:
+        old = notice_queries.due_ids(session, now=clock.start_of_day(clock.day_of(now)), limit=100_000)
+
+    def sent(session: Session) -> None:
+        for id in old:
+            notices.mark_sent(session, id, now=now)
+
+    town.transact(sent)
+
+
 def _unfinished_business(town: Town, policy: Policy, now: dt.datetime) -> None:
     """What waits for somebody today: requests, large bookings, a maintenance window."""
     today = clock.day_of(now)
@@ -247,7 +264,7 @@ def _unfinished_business(town: Town, policy: Policy, now: dt.datetime) -> None:
         town.ask(
             key, programme, pool, units.gpu_seconds(hours), starts_on=today, ends_on=today + dt.timedelta(days=90),
             now=max(town.opened_at, now - dt.timedelta(hours=ago)),
-            purpose="训练操作策略模型：两千小时遥操作数据，结果用于装配线试点。",
+            purpose="训练操作策略模型：两千小时遥操作数据，结果用于装配线试点。", reviewed=True,
         )  # fmt: skip
     _large_booking(town, "hexin", policy, now)
     by = town.bureau[Role.OPERATOR]

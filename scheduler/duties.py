@@ -1,4 +1,4 @@
-"""What the timetable does by the calendar: lapse, close, tidy up. Each may be done again: it finds nothing left."""
+"""What the timetable does by the calendar: lapse, close, remove. Each may be done again: it finds nothing left."""
 
 from __future__ import annotations
 
@@ -9,30 +9,26 @@ from collections.abc import Callable, Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from compute_portal import clock
+from compute_portal import clock, retention
 from compute_portal.access import SYSTEM
 from compute_portal.allocations import queries as allocation_queries
 from compute_portal.allocations import service as allocations
+from compute_portal.allocations import terms
 from compute_portal.allocations.models import Allocation
 from compute_portal.bookings import service as bookings
 from compute_portal.bookings.models import Booking
 from compute_portal.bookings.states import NOT_STARTED, BookingKind, BookingState
-from compute_portal.desk.models import TimetableRun
 from compute_portal.policy import BookingPolicy
 from compute_portal.sentences import Sentence
-from compute_portal.signin.models import FormKey, SignInTry, UserSession
 from compute_portal.statements import service as statements
 from compute_portal.usage.models import BillingMonth, MonthState
+from compute_portal.workdays.calendar import Calendar
+from compute_portal.workdays.queries import load_calendar
 from scheduler import metering
 from scheduler.context import Context, PassFailed, in_batches
 from scheduler.phases import phase
 
 log = logging.getLogger(__name__)
-KEEP_FORM_KEYS = dt.timedelta(days=7)
-KEEP_TRIES = dt.timedelta(days=2)
-KEEP_SESSIONS = dt.timedelta(days=30)  # after their end
-KEEP_RUNS = dt.timedelta(days=30)
-FRIDAY = 4
 
 
 def lapse_undecided(context: Context, now: dt.datetime) -> int:
@@ -43,11 +39,13 @@ def lapse_undecided(context: Context, now: dt.datetime) -> int:
                 Booking.state == BookingState.SUBMITTED
             )
         ).all()
+        calendar = load_calendar(session) if waiting else None
     rule = context.policy.bookings
     late = [
         id
         for id, kind, starts_at, submitted_at in waiting
-        if lapses_at(submitted_at, starts_at if kind is BookingKind.FIXED else None, rule) <= now
+        if calendar is not None
+        and lapses_at(submitted_at, starts_at if kind is BookingKind.FIXED else None, rule, calendar) <= now
     ]
 
     def work(session: Session, ids: Sequence[int]) -> None:
@@ -57,26 +55,14 @@ def lapse_undecided(context: Context, now: dt.datetime) -> int:
     return _each(context, "lapse", late, work)
 
 
-def lapses_at(submitted_at: dt.datetime, starts_at: dt.datetime | None, rule: BookingPolicy) -> dt.datetime:
+def lapses_at(
+    submitted_at: dt.datetime, starts_at: dt.datetime | None, rule: BookingPolicy, calendar: Calendar
+) -> dt.datetime:
     """Some working days after it was asked for; a fixed booking also some hours before its start."""
-    undecided = after_working_days(submitted_at, rule.undecided_lapses_working_days)
+    undecided = calendar.same_time(submitted_at, rule.undecided_lapses_working_days)
     if starts_at is None:
         return undecided
     return min(undecided, starts_at - dt.timedelta(hours=rule.undecided_lapses_hours_before))
-
-
-def after_working_days(instant: dt.datetime, days: int) -> dt.datetime:
-    """The same time of day, so many working days (Monday to Friday) later.
-
-    What comes at a weekend counts from the beginning of Monday.
-    """
-    local = instant.astimezone(clock.SHANGHAI)
-    if local.weekday() > FRIDAY:
-        local = dt.datetime.combine(local.date() + dt.timedelta(days=7 - local.weekday()), dt.time(), clock.SHANGHAI)
-    while days > 0:
-        local += dt.timedelta(days=1)
-        days -= local.weekday() <= FRIDAY
-    return local.astimezone(dt.UTC)
 
 
 def close_allocations(context: Context, now: dt.datetime) -> int:
@@ -120,6 +106,34 @@ def _cancel_waiting(context: Context, allocation_id: int, now: dt.datetime) -> N
             bookings.cancel(session, id, by=SYSTEM, now=now, why=why)
 
     _each(context, "cancel", waiting, work)
+
+
+def keep_terms(context: Context, now: dt.datetime) -> int:
+    """The terms of allocations: warn of half term, take slow users' hours back, remind of reports. Returns how many."""
+    with context.database.read_only() as session:
+        at_half_term = terms.list_at_half_term(session, now)
+        to_warn = terms.list_to_warn(session, now)
+        to_remind = terms.list_reports_to_remind(session, now)
+    duties: tuple[tuple[str, list[int], Callable[[Session, int], object]], ...] = (
+        ("depreciate", at_half_term, lambda session, id: terms.depreciate(session, id, now=now)),
+        ("warn", to_warn, lambda session, id: terms.warn(session, id, now=now)),
+        ("remind", to_remind, lambda session, id: terms.remind(session, id, now=now)),
+    )
+    done = 0
+    problems: list[str] = []
+    for verb, ids, duty in duties:
+
+        def work(session: Session, some: Sequence[int], duty: Callable[[Session, int], object] = duty) -> None:
+            for id in some:
+                duty(session, id)
+
+        try:
+            done += _each(context, verb, ids, work)
+        except PassFailed as failure:
+            problems.append(str(failure))
+    if problems:
+        raise PassFailed("; ".join(problems))
+    return done
 
 
 def close_months(context: Context, now: dt.datetime) -> int:
@@ -168,22 +182,11 @@ def _close_month(context: Context, enterprise_id: int, month: str, now: dt.datet
     return errors[0] if errors else None
 
 
-def tidy_up(context: Context, now: dt.datetime) -> None:
-    """Rows that only mattered for a while: form keys, wrong passwords, ended sessions, old runs."""
-    old = [
-        sa.delete(FormKey).where(FormKey.at < now - KEEP_FORM_KEYS),
-        sa.delete(SignInTry).where(SignInTry.at < now - KEEP_TRIES),
-        sa.delete(UserSession).where(
-            sa.or_(UserSession.ended_at < now - KEEP_SESSIONS, UserSession.expires_at < now - KEEP_SESSIONS)
-        ),
-        sa.delete(TimetableRun).where(TimetableRun.due_at < now - KEEP_RUNS),
-    ]
-    for statement in old:
-        _execute(context, statement)
-
-
-def _execute(context: Context, statement: sa.Delete) -> None:
-    context.transact(lambda session: session.execute(statement, execution_options={"synchronize_session": False}))
+def keep_retention(context: Context, now: dt.datetime) -> dict[str, int]:
+    """Remove rows whose time is over by the policy. Returns how many of each kind."""
+    removed = retention.remove(context.transact, context.policy.retention, now=now)
+    log.info("retention", extra={name: rows for name, rows in removed.items() if rows})
+    return removed
 
 
 def _each(context: Context, verb: str, ids: Sequence[int], work: Callable[[Session, Sequence[int]], None]) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import sqlalchemy as sa
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobExecutionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.memory import MemoryJobStore
@@ -28,18 +29,28 @@ from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy.orm import Session
 
 from compute_portal import clock
-from compute_portal.desk.models import TimetableRun
+from compute_portal.desk.models import TimetableEntry, TimetableRun
+from compute_portal.language import N_
 from compute_portal.policy import Policy
-from scheduler import cycle, metering
+from compute_portal.pools import service as pools
+from compute_portal.pools.models import Instruction
+from compute_portal.pools.states import InstructionState, InstructionVerb
+from compute_portal.sentences import Sentence
+from scheduler import alerts, cycle, mail, metering, metrics, reviews
 from scheduler.context import Context, PassFailed
-from scheduler.duties import close_allocations, close_months, lapse_undecided, tidy_up
+from scheduler.duties import close_allocations, close_months, keep_retention, keep_terms, lapse_undecided
 from scheduler.leader import LostLeadership
 
 __all__ = ["Timetable", "close_allocations", "close_months", "entries", "lapse_undecided", "perform"]
 
 log = logging.getLogger(__name__)
 EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
-CYCLE, BOOKS = "cycle", "books"  # two threads: a long pass over the books keeps no booking from starting
+ALERTS_SECONDS = 300
+MAIL_SECONDS = 15
+RETRY_SECONDS = 10
+ASKED = (InstructionState.WAITING, InstructionState.CLAIMED)
+# Three threads: neither a long pass over the books nor a slow mail server keeps a booking from starting.
+CYCLE, BOOKS, MAIL = "cycle", "books", "mail"
 
 
 class When(Protocol):
@@ -104,34 +115,99 @@ class Entry:
 def entries(policy: Policy) -> tuple[Entry, ...]:
     queue, books = policy.queue, policy.metering
     return (
-        Entry("cycle", Every(queue.cycle_seconds), cycle.run, "hand over, place, grant, end", CYCLE, recorded=False),
-        Entry("standings", Every(queue.standings_seconds), cycle.write_standings, "places and reasons", CYCLE),
-        Entry("sync", Every(60), cycle.sync, "make the cluster's policy equal to ours", CYCLE),
-        Entry("metering", Every(books.pass_seconds), metering.run, "meter, charge, settle, open draft statements"),
-        Entry("lapse-undecided", Every(60), lapse_undecided, "bookings nobody decided on give everything back"),
-        Entry("close-allocations", Daily(0, 5), close_allocations, "allocations whose last day is over expire"),
-        Entry("close-months", Daily(books.close_month_after_hours, day=1), close_months, "cut the month before"),
-        Entry("tidy-up", Daily(4, 30), tidy_up, "remove rows that only mattered for a while"),
+        Entry(
+            "cycle", Every(queue.cycle_seconds), cycle.run, N_("hand over, place, grant, end"), CYCLE, recorded=False
+        ),
+        Entry("standings", Every(queue.standings_seconds), cycle.write_standings, N_("places and reasons"), CYCLE),
+        Entry("sync", Every(60), cycle.sync, N_("make the cluster's policy equal to ours"), CYCLE),
+        Entry("metering", Every(books.pass_seconds), metering.run, N_("meter, charge, settle, open draft statements")),
+        Entry("lapse-undecided", Every(60), lapse_undecided, N_("bookings nobody decided on give everything back")),
+        Entry("close-allocations", Daily(0, 5), close_allocations, N_("allocations whose last day is over expire")),
+        Entry("keep-terms", Daily(8, 30), keep_terms, N_("half terms, reports due: warn, take back, remind")),
+        Entry("close-months", Daily(books.close_month_after_hours, day=1), close_months, N_("cut the month before")),
+        Entry("reviews", Every(60), reviews.run, N_("escalate and delegate late steps of reviews, issue letters")),
+        Entry("mail", Every(MAIL_SECONDS), mail.deliver, N_("hand over notices that are due"), MAIL),
+        Entry("retention", Daily(4, 30), keep_retention, N_("remove rows whose time is over")),
+        Entry("alerts", Every(ALERTS_SECONDS), alerts.run, N_("tell who nears the end of hours or days")),
     )
 
 
-def perform(context: Context, entry: Entry, now: dt.datetime) -> bool:
+def publish(context: Context, timetable: Sequence[Entry]) -> None:
+    """Write the timetable down for the page that shows its health."""
+
+    def work(session: Session) -> None:
+        known = {row.name: row for row in session.scalars(sa.select(TimetableEntry))}
+        for entry in timetable:
+            row = known.pop(entry.name, None)
+            if row is None:
+                row = TimetableEntry(name=entry.name)
+                session.add(row)
+            row.says, row.recorded, row.gone = entry.says, entry.recorded, False
+            row.every_seconds = entry.when.seconds if isinstance(entry.when, Every) else None
+            daily = entry.when if isinstance(entry.when, Daily) else None
+            row.hour = daily.hour if daily is not None else None
+            row.minute = daily.minute if daily is not None else None
+            row.day = daily.day if daily is not None else None
+        for row in known.values():
+            row.gone = True
+
+    context.transact(work)
+
+
+def retry_asked(context: Context, timetable: Sequence[Entry], now: dt.datetime) -> list[str]:
+    """Run the entries that somebody asked for on the page of their health, and answer. Returns their names.
+
+    An instruction that was claimed by a process that died is claimed again: an entry may be run twice.
+    """
+    with context.database.read_only() as session:
+        asked = session.execute(
+            sa.select(Instruction.id, TimetableEntry.name)
+            .outerjoin(TimetableEntry, TimetableEntry.id == Instruction.target_id)
+            .where(Instruction.state.in_(ASKED), Instruction.verb == InstructionVerb.RETRY)
+            .order_by(Instruction.id)
+        ).all()
+    by_name = {entry.name: entry for entry in timetable}
+    for id, name in asked:
+        _run_again(context, id, by_name.get(name or ""), now)
+    return [name or "" for _id, name in asked]
+
+
+def _run_again(context: Context, instruction_id: int, entry: Entry | None, now: dt.datetime) -> None:
+    context.transact(lambda session: _claim(session, instruction_id))
+    done = entry is not None and perform(context, entry, now, again=True)
+    told = Sentence("job-ran-again" if done else "job-failed-again" if entry is not None else "job-is-gone")
+    context.transact(lambda session: pools.answer(session, instruction_id, told, done=done, now=now))
+
+
+def _claim(session: Session, instruction_id: int) -> None:
+    session.execute(
+        sa.update(Instruction)
+        .where(Instruction.id == instruction_id, Instruction.state.in_(ASKED))
+        .values(state=InstructionState.CLAIMED)
+    )
+
+
+def perform(context: Context, entry: Entry, now: dt.datetime, *, again: bool = False) -> bool:
     """Run the entry's slot that is due at `now`, unless it was run. An error is kept in its row and logged.
 
-    True if it ran to its end. Raises only LostLeadership.
+    `again`: a person asked, so also if it was run. True if it ran to its end. Raises only LostLeadership.
     """
     due_at = entry.when.last_due(now)
     error: str | None = None
+    result: object = None
+    began = time.monotonic()
     try:
-        if entry.recorded and not context.transact(lambda session: _begin(session, entry, due_at, now)):
+        if entry.recorded and not context.transact(lambda session: _begin(session, entry, due_at, now, again)):
             return False
-        entry.run(context, now)
+        result = entry.run(context, now)
     except PassFailed as failure:
         error = str(failure)
         log.error("entry failed in part", extra={"entry": entry.name, "error": error})
     except Exception as failure:
         error = f"{type(failure).__name__}: {failure}"
         log.exception("entry failed", extra={"entry": entry.name})
+    took = time.monotonic() - began
+    metrics.ran(entry.name, result, failed=error is not None, seconds=took, lag=now - due_at)
     if entry.recorded:
         try:
             context.transact(lambda session: _finish(session, entry, due_at, error))
@@ -141,14 +217,14 @@ def perform(context: Context, entry: Entry, now: dt.datetime) -> bool:
     return error is None
 
 
-def _begin(session: Session, entry: Entry, due_at: dt.datetime, now: dt.datetime) -> bool:
+def _begin(session: Session, entry: Entry, due_at: dt.datetime, now: dt.datetime, again: bool) -> bool:
     """Whether this slot is still to be run: no row yet, or one that was cut off or failed and is caught up."""
     run = session.get(TimetableRun, (entry.name, due_at), with_for_update=True)
     if run is None:
         session.add(TimetableRun(entry=entry.name, due_at=due_at, started_at=now))
         return True
     done = run.finished_at is not None and run.error is None
-    if done or not entry.is_caught_up:
+    if not again and (done or not entry.is_caught_up):
         return False
     run.started_at, run.finished_at, run.error = now, None, None
     return True
@@ -191,14 +267,14 @@ class Timetable:
 
     def __init__(self, context: Context, timetable: Sequence[Entry], stopping: threading.Event | None = None) -> None:
         # Only the cycle may tell the watchdog that it lives: a busy pass over the books would hide that it does not.
-        self._contexts = {CYCLE: context, BOOKS: replace(context, alive=_nothing)}
+        self._contexts = {CYCLE: context} | {name: replace(context, alive=_nothing) for name in (BOOKS, MAIL)}
         self._entries = timetable
         self._lost: LostLeadership | None = None
         self._stopping = stopping or threading.Event()
         self._over = threading.Event()
         self._scheduler = BlockingScheduler(
             jobstores={"default": MemoryJobStore()},
-            executors={CYCLE: ThreadPoolExecutor(1), BOOKS: ThreadPoolExecutor(1)},
+            executors={name: ThreadPoolExecutor(1) for name in (CYCLE, BOOKS, MAIL)},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
             timezone=clock.SHANGHAI,
         )
@@ -209,12 +285,14 @@ class Timetable:
         self._scheduler.add_job(
             self._catch_up, "interval", minutes=10, next_run_time=dt.datetime.now(dt.UTC), id="catch-up", executor=BOOKS
         )
+        self._scheduler.add_job(self._retry, "interval", seconds=RETRY_SECONDS, id="retry", executor=BOOKS)
         self._scheduler.add_listener(_tell, EVENT_JOB_ERROR | EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
 
     def run(self) -> None:
         """Returns when it was stopped and what was under way is finished. Raises LostLeadership, and whatever goes
         wrong in APScheduler's own loop: the process must end then, not linger."""
         threading.Thread(target=self._shut_down, name="stop", daemon=True).start()
+        publish(self._contexts[BOOKS], self._entries)
         try:
             self._scheduler.start()
         finally:
@@ -238,6 +316,9 @@ class Timetable:
     def _catch_up(self) -> None:
         self._guard(lambda: catch_up(self._contexts[BOOKS], self._entries, clock.now()))
 
+    def _retry(self) -> None:
+        self._guard(lambda: retry_asked(self._contexts[BOOKS], self._entries, clock.now()))
+
     def _guard(self, work: Callable[[], object]) -> None:
         if self._stopping.is_set():
             return
@@ -255,5 +336,7 @@ def _nothing() -> None:
 
 def _tell(event: JobExecutionEvent) -> None:
     """An entry keeps its own errors: what arrives here went wrong around it."""
+    if event.code == EVENT_JOB_MAX_INSTANCES:
+        metrics.skipped(event.job_id)
     kind = {EVENT_JOB_ERROR: "failed", EVENT_JOB_MISSED: "was missed"}.get(event.code, "still runs, a slot was skipped")
     log.error("timetable", extra={"entry": event.job_id, "what": kind, "error": str(getattr(event, "exception", ""))})

@@ -14,11 +14,13 @@ from typing import TypeVar
 from stdnum.cn import uscc
 
 from compute_portal import clock, units
-from compute_portal.access import Actor, Role
+from compute_portal.access import SYSTEM, Actor, Role
+from compute_portal.allocations import review
 from compute_portal.allocations import service as allocations
 from compute_portal.allocations.service import AllocationRequest
 from compute_portal.db import Database, Session
 from compute_portal.enterprises import service as enterprises
+from compute_portal.enterprises.service import Particulars
 from compute_portal.enterprises.states import SizeClass
 from compute_portal.pools import service as pools
 from compute_portal.programmes import service as programmes
@@ -82,17 +84,22 @@ class Town:
         *,
         size_class: SizeClass = SizeClass.SMALL,
         password_hash: str | None = None,
+        checked: str = "licence and credit code agree",
     ) -> Firm:
-        """A verified enterprise; `people` are (e-mail, name, English name), the first one is its manager."""
+        """A verified enterprise; `people` are (e-mail, name, English name), the first one is its manager.
+
+        `checked` is what the operator noted.
+        """
         ids = [self.person(*each, password_hash=password_hash) for each in people]
         code = self._credit_code()
 
         def work(session: Session) -> int:
-            firm = enterprises.register(
-                session, name=name, name_en=name_en, credit_code=code, size_class=size_class,
-                by=self.bureau[Role.OPERATOR], now=self.opened_at,
+            said = Particulars(name, code, size_class, name_en=name_en)
+            firm = enterprises.register(session, said, by=SYSTEM, now=self.opened_at)
+            enterprises.verify(
+                session, firm.id, reason=checked, required=(), by=self.bureau[Role.OPERATOR],
+                now=self.opened_at,
             )  # fmt: skip
-            enterprises.verify(session, firm, by=self.bureau[Role.OPERATOR], now=self.opened_at)
             for index, user_id in enumerate(ids):
                 role = Role.MANAGER if index == 0 else Role.MEMBER
                 enterprises.add_member(session, firm.id, user_id, role, now=self.opened_at)
@@ -167,13 +174,21 @@ class Town:
         starts_on: dt.date,
         ends_on: dt.date,
         now: dt.datetime,
+        reviewed: bool = False,
     ) -> int:
-        """The firm's manager asks for an allocation; it waits for the operator."""
+        """The firm's manager asks for an allocation; it waits for the operator, or `reviewed` step by step."""
         asked = AllocationRequest(
             self.programmes[programme], self.pools[pool], gpu_seconds, starts_on, ends_on, purpose
         )
         by = self.firms[firm].manager
-        return self.transact(lambda session: allocations.request(session, asked, by=by, now=now).id)
+
+        def work(session: Session) -> int:
+            allocation = allocations.request(session, asked, by=by, now=now)
+            if reviewed:
+                review.start(session, allocation, by=by, now=now)
+            return allocation.id
+
+        return self.transact(work)
 
     def award(self, firm: str, pool: str, allocation_id: int, gpu_seconds: int, reason: str, now: dt.datetime) -> None:
         """The operator approves it, whole or in part."""

@@ -20,7 +20,9 @@ from compute_portal.bookings.states import BookingKind
 from compute_portal.db import Database
 from compute_portal.enterprises import service as enterprises
 from compute_portal.enterprises.models import Enterprise
+from compute_portal.enterprises.service import Particulars
 from compute_portal.enterprises.states import SizeClass
+from compute_portal.lifecycle import begin
 from compute_portal.policy import BookingPolicy
 from compute_portal.pools import service as pools
 from compute_portal.pools.models import Limit
@@ -165,11 +167,13 @@ def make_cast(database: Database) -> Cast:
 
     def people(session: Session) -> None:
         for key, (name, name_en) in NAMES.items():
+            since = NOW - 30 * 24 * HOUR
             user = User(
-                email=f"{key}@example.cn", name=name, name_en=name_en, language="zh", created_at=NOW - 30 * 24 * HOUR
-            )
+                email=f"{key}@example.cn", name=name, name_en=name_en, language="zh", created_at=since,
+                confirmed_at=since,
+            )  # fmt: skip
             session.add(user)
-            session.flush()
+            begin(session, user, verb="register", at=since, by=SYSTEM)
             cast.users[key] = user.id
             if ROLES[key] not in (Role.MANAGER, Role.MEMBER):
                 session.add(BureauRole(user_id=user.id, role=ROLES[key], given_at=NOW))
@@ -220,8 +224,6 @@ def make_cast(database: Database) -> Cast:
 
 
 def _firm(session: Session, name: str, name_en: str, code: str) -> Enterprise:
-    firm = enterprises.register(
-        session, name=name, name_en=name_en, credit_code=code, size_class=SizeClass.SMALL, by=SYSTEM, now=NOW
-    )
-    enterprises.verify(session, firm, by=SYSTEM, now=NOW)
-    return firm
+    said = Particulars(name, code, SizeClass.SMALL, name_en=name_en)
+    firm = enterprises.register(session, said, by=SYSTEM, now=NOW)
+    return enterprises.verify(session, firm.id, reason="执照与信用代码一致", required=(), by=SYSTEM, now=NOW)

@@ -17,13 +17,16 @@ from ..ledger.queries import Balance, balances
 from ..ledger.service import allocation as ledger_owner
 from ..pools.models import Pool
 from ..programmes.models import Programme
-from .models import Allocation
-from .states import WAITING, AllocationState
+from ..sentences import NotFound
+from .models import IS_CURRENT, IS_REQUEST, IS_WAITING, Allocation, AllocationChange, Report
+from .review_models import RequestStep
+from .states import WAITING, WRITABLE, AllocationState, ChangeState, ReportState
 
 PAGE = 25
 CURRENT = frozenset({AllocationState.ACTIVE, AllocationState.SUSPENDED})
 REQUESTS = WAITING | {AllocationState.DRAFT, AllocationState.CHANGES_REQUESTED}
 ENDED = frozenset(AllocationState) - CURRENT - REQUESTS
+OPEN_REPORTS = frozenset({ReportState.DUE, ReportState.RETURNED, ReportState.HANDED_IN})
 TABS: dict[str, frozenset[AllocationState]] = {"active": CURRENT, "requests": REQUESTS, "ended": ENDED}
 
 
@@ -57,7 +60,9 @@ def _joined() -> sa.Select[Allocation, Programme, Pool, Enterprise]:
 
 def get_row(session: Session, allocation_id: int, by: Actor) -> AllocationRow:
     rows = _rows(session, _joined().where(Allocation.id == allocation_id))
-    must_see(rows[0].allocation if rows else None, by)
+    seen = must_see(rows[0].allocation if rows else None, by)
+    if by.is_bureau and seen.state is AllocationState.DRAFT:
+        raise NotFound
     return rows[0]
 
 
@@ -71,6 +76,8 @@ class Which:
 
 def _narrow(query: sa.Select[*Columns], which: Which, by: Actor) -> sa.Select[*Columns]:
     query = visible(query, Allocation.enterprise_id, by)
+    if by.is_bureau:  # what an enterprise has not submitted is nobody else's business
+        query = query.where(Allocation.state != AllocationState.DRAFT)
     if which.programme_id is not None:
         query = query.where(Allocation.programme_id == which.programme_id)
     if which.enterprise_id is not None:
@@ -96,7 +103,8 @@ def list_allocations(
     limit: int = PAGE,
 ) -> list[AllocationRow]:
     """Newest first; requests by the time at which their decision is promised."""
-    query = _narrow(_joined(), which, by).where(Allocation.state.in_(states))
+    in_them = {REQUESTS: IS_REQUEST, CURRENT: IS_CURRENT}.get(states)
+    query = _narrow(_joined(), which, by).where(Allocation.state.in_(states) if in_them is None else in_them)
     order = (Allocation.due_at, Allocation.id) if states == REQUESTS else (Allocation.id.desc(),)
     return _rows(session, query.order_by(*order).limit(limit).offset(offset))
 
@@ -163,6 +171,119 @@ def _moves(allocation_id: int, bucket: Bucket | None) -> sa.ColumnElement[bool]:
     return sa.or_(LedgerEntry.from_account_id.in_(ours), LedgerEntry.to_account_id.in_(ours))
 
 
+# -- changes, reports, and everything that is open --------------------------------------------------------------------
+
+
+def get_change(session: Session, change_id: int, by: Actor) -> AllocationChange:
+    return must_see(session.get(AllocationChange, change_id), by)
+
+
+def get_report(session: Session, report_id: int, by: Actor) -> Report:
+    return must_see(session.get(Report, report_id), by)
+
+
+def list_changes(session: Session, allocation_id: int) -> list[AllocationChange]:
+    """Newest first."""
+    return list(
+        session.scalars(
+            sa.select(AllocationChange)
+            .where(AllocationChange.allocation_id == allocation_id)
+            .order_by(AllocationChange.id.desc())
+            .limit(PAGE)
+        )
+    )
+
+
+def list_reports(session: Session, allocation_id: int) -> list[Report]:
+    return list(session.scalars(sa.select(Report).where(Report.allocation_id == allocation_id).order_by(Report.due_on)))
+
+
+def list_receivers(session: Session, allocation: Allocation, now: dt.datetime) -> list[AllocationRow]:
+    """Own active allocations of the same programme that hours may go to."""
+    return _rows(
+        session,
+        _joined()
+        .where(
+            Allocation.enterprise_id == allocation.enterprise_id,
+            Allocation.programme_id == allocation.programme_id,
+            Allocation.id != allocation.id,
+            Allocation.state == AllocationState.ACTIVE,
+            Allocation.ends_on >= clock.day_of(now),
+        )
+        .order_by(Allocation.ends_on, Allocation.id)
+        .limit(PAGE),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenItem:
+    """Something of an enterprise that is not finished: what it is, who has the ball, until when.
+
+    `thing` is an Allocation, AllocationChange or Report; `ours` when the enterprise has the ball. `until` is a day of a
+    report or the instant of a promised decision; a draft has none.
+    """
+
+    thing: Allocation | AllocationChange | Report
+    allocation: Allocation
+    programme: Programme
+    pool: Pool
+    enterprise: Enterprise
+    ours: bool
+    until: dt.datetime | None
+    step: RequestStep | None = None
+
+
+MOST_OPEN = 200
+
+
+def list_open_items(session: Session, by: Actor) -> list[OpenItem]:
+    """Requests, changes and reports that are open, what is due first on top. Three queries, at most 200 of each."""
+    open_steps = sa.and_(
+        RequestStep.allocation_id == Allocation.id, RequestStep.opened_at.is_not(None), RequestStep.done_at.is_(None)
+    )
+    items = [
+        OpenItem(
+            a, a, programme, pool, firm, a.state in WRITABLE,
+            None if a.state in WRITABLE else a.due_at, step,
+        )
+        for a, programme, pool, firm, step in session.execute(
+            visible(_joined(), Allocation.enterprise_id, by)
+            .add_columns(RequestStep)
+            .outerjoin(RequestStep, open_steps)
+            .where(Allocation.state.in_(REQUESTS))
+            .order_by(Allocation.due_at, Allocation.id)
+            .limit(MOST_OPEN)
+        )
+    ]  # fmt: skip
+    items += [
+        OpenItem(change, a, programme, pool, firm, False, change.due_at)
+        for a, programme, pool, firm, change in session.execute(
+            visible(_joined(), Allocation.enterprise_id, by)
+            .add_columns(AllocationChange)
+            .join(AllocationChange, AllocationChange.allocation_id == Allocation.id)
+            .where(AllocationChange.state == ChangeState.SUBMITTED)
+            .order_by(AllocationChange.due_at, AllocationChange.id)
+            .limit(MOST_OPEN)
+        )
+    ]
+    items += [
+        OpenItem(
+            report, a, programme, pool, firm, report.state is not ReportState.HANDED_IN,
+            None if report.state is ReportState.HANDED_IN else clock.end_of_day(report.due_on),
+        )
+        for a, programme, pool, firm, report in session.execute(
+            visible(_joined(), Allocation.enterprise_id, by)
+            .add_columns(Report)
+            .join(Report, Report.allocation_id == Allocation.id)
+            .where(Report.state.in_(OPEN_REPORTS))
+            .order_by(Report.due_on, Report.id)
+            .limit(MOST_OPEN)
+        )
+    ]  # fmt: skip
+    never = dt.datetime.max.replace(tzinfo=dt.UTC)
+    return sorted(items, key=lambda item: (item.until or never, item.thing.LIFE.kind, item.thing.id))
+
+
 def list_usable(session: Session, by: Actor, now: dt.datetime) -> list[AllocationRow]:
     """What a member may book on now: active, not ended; the one that ends first comes first (the form's default)."""
     today = clock.day_of(now)
@@ -177,9 +298,7 @@ def list_usable(session: Session, by: Actor, now: dt.datetime) -> list[Allocatio
 
 def list_to_decide(session: Session, limit: int = PAGE) -> list[AllocationRow]:
     """Requests that wait for an operator, by due time. One query: nothing is in the ledger yet."""
-    rows = session.execute(
-        _joined().where(Allocation.state.in_(WAITING)).order_by(Allocation.due_at, Allocation.id).limit(limit)
-    )
+    rows = session.execute(_joined().where(IS_WAITING).order_by(Allocation.due_at, Allocation.id).limit(limit))
     return [AllocationRow(*row, Balance()) for row in rows]
 
 

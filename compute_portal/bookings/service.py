@@ -7,7 +7,7 @@ Does not own: hours (ledger), GPUs and prices (pools), the queue (scheduler).
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -18,6 +18,7 @@ from .. import clock, units
 from ..access import SYSTEM, Actor, Permission, must_see, require
 from ..allocations.models import Allocation
 from ..allocations.states import AllocationState
+from ..budgets import service as budgets
 from ..db import lock
 from ..enterprises.models import Enterprise
 from ..enterprises.states import EnterpriseState
@@ -82,6 +83,7 @@ class _Ground:
     enterprise: Enterprise
     limit: int | None
     capacity: int
+    allowed: budgets.Allowed
 
 
 def quote(session: Session, asked: BookingRequest, *, by: Actor, policy: BookingPolicy, now: dt.datetime) -> Quote:
@@ -89,10 +91,12 @@ def quote(session: Session, asked: BookingRequest, *, by: Actor, policy: Booking
     require(by, Permission.BOOKING_SUBMIT)
     ground = _load(session, asked, by)
     _check(session, ground, asked, policy, now)
-    available = balance(session, ground.allocation.id).available
+    have = balance(session, ground.allocation.id)
     needed = _needed(asked)
-    if needed > available:
-        raise Refusal(Sentence("needs-more-hours", needed=needed, available=available), "gpus")
+    beyond = max(0, _overdraft_most(session, ground, needed, by) - have.overdraft)
+    available = have.available
+    if needed > available + beyond:
+        raise Refusal(Sentence("needs-more-hours", needed=needed, available=available + beyond), "gpus")
     if asked.kind is BookingKind.FIXED:
         _place(pool_queries.load_availability(session, ground.pool, now), ground, asked, policy)
     lowest, highest, price = _prices(session, ground, asked, now)
@@ -142,10 +146,17 @@ def submit(
         submitted_at=now,
         held_gpu_seconds=_needed(asked),
     )
+    overdraft_most = _overdraft_most(session, ground, booking.held_gpu_seconds, by)
     session.add(booking)
     session.flush()
     left = ledger.hold(
-        session, ground.allocation.id, booking.held_gpu_seconds, reference=f"booking:{booking.id}:hold", at=now, by=by
+        session,
+        ground.allocation.id,
+        booking.held_gpu_seconds,
+        reference=f"booking:{booking.id}:hold",
+        at=now,
+        by=by,
+        overdraft_most=overdraft_most,
     )
     why = Sentence("held-hours", held=booking.held_gpu_seconds, left=left)
     begin(session, booking, verb="submit", at=now, by=by, why=why)
@@ -300,7 +311,7 @@ _UNWANTED = (
     .where(Attempt.booking_id == sa.bindparam("cancelled"), Attempt.outcome.is_(None))
     .values(unwanted_at=sa.bindparam("at"))
 )
-_GROUND = (
+_GROUND = budgets.beside(
     sa.select(
         Allocation,
         Pool,
@@ -320,15 +331,38 @@ _GROUND = (
 
 def _load(session: Session, asked: BookingRequest, by: Actor) -> _Ground:
     """All of it in one query: every booking asks for it."""
-    row = session.execute(_GROUND, {"id": asked.allocation_id}).one_or_none()
+    row = session.execute(_GROUND, {"id": asked.allocation_id, "user_id": by.user_id}).one_or_none()
     must_see(None if row is None else row[0], by)
     assert row is not None
-    allocation, pool, programme, enterprise, limit, capacity = row
-    return _Ground(allocation, pool, programme, enterprise, limit, capacity or 0)
+    allocation, pool, programme, enterprise, limit, capacity, *beside = row
+    return _Ground(allocation, pool, programme, enterprise, limit, capacity or 0, budgets.Allowed(*beside))
 
 
 def _needed(asked: BookingRequest) -> int:
     return asked.gpus * asked.seconds
+
+
+def _overdraft_most(session: Session, ground: _Ground, needed: int, by: Actor) -> int:
+    """GPU-seconds that the allocation may be overdrawn by. Raises Refusal where a budget says no."""
+    id = ground.allocation.id
+
+    def spent() -> int:
+        """What this person's bookings from the allocation hold and were charged."""
+        return spent_by(session, id, [by.user_id])[by.user_id]
+
+    return budgets.check(session, ground.allocation, needed, ground.allowed, spent)
+
+
+def spent_by(session: Session, allocation_id: int, user_ids: Iterable[int | None]) -> dict[int | None, int]:
+    """GPU-seconds of an allocation that each person's bookings hold and were charged."""
+    found = dict.fromkeys(user_ids, 0)
+    rows = session.execute(
+        sa.select(Booking.submitted_by, sa.func.sum(Booking.held_gpu_seconds + Booking.charged_gpu_seconds))
+        .where(Booking.allocation_id == allocation_id, Booking.submitted_by.in_([id for id in found if id is not None]))
+        .group_by(Booking.submitted_by)
+    )
+    found.update({user_id: int(seconds) for user_id, seconds in rows})
+    return found
 
 
 def _needs_approval(ground: _Ground, gpu_seconds: int) -> bool:
@@ -438,6 +472,9 @@ def _check_flexible(ground: _Ground, asked: BookingRequest, policy: BookingPolic
         raise Refusal(Sentence("run-too-short", n=policy.flexible_shortest_minutes), "longest")
     if seconds > policy.flexible_longest_hours * 3_600:
         raise Refusal(Sentence("run-too-long", n=policy.flexible_longest_hours), "longest")
+    of_track = ground.allocation.longest_run_seconds
+    if of_track is not None and seconds > of_track:
+        raise Refusal(Sentence("run-too-long", n=of_track // 3_600), "longest")
     earliest = max(now, asked.not_before_at or now, ground.allocation.starts_at)
     if asked.not_before_at and asked.not_before_at > now + dt.timedelta(weeks=policy.fixed_horizon_weeks):
         raise Refusal(

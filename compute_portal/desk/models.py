@@ -36,6 +36,32 @@ class TimetableRun(Base):
     started_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
     finished_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
     error: Mapped[str | None] = mapped_column(sa.String(400))
+    __table_args__ = (
+        sa.Index(
+            "ix_timetable_runs_failed", "due_at",
+            sqlite_where=sa.text("error IS NOT NULL"), postgresql_where=sa.text("error IS NOT NULL"),
+        ),
+    )  # fmt: skip
+
+
+class TimetableEntry(Base):
+    """A line of the timetable as the scheduler that started last has it, for the page that shows their health.
+
+    Either every so many seconds, or daily at `hour`:`minute` in Shanghai (with `day` only on that day of the month).
+    `says` is a msgid. `gone`: this version of the scheduler no longer has it.
+    """
+
+    __tablename__ = "timetable_entries"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(40), unique=True)
+    says: Mapped[str] = mapped_column(sa.String(120))
+    every_seconds: Mapped[int | None]
+    hour: Mapped[int | None]
+    minute: Mapped[int | None]
+    day: Mapped[int | None]
+    recorded: Mapped[bool]
+    gone: Mapped[bool] = mapped_column(server_default=sa.false())
+    __table_args__ = (sa.CheckConstraint("(every_seconds IS NULL) <> (hour IS NULL)", name="when"),)
 
 
 class Lease(Base):

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from .. import clock, units
 from ..access import Actor
 from ..allocations import queries as allocations
-from ..allocations.models import Allocation
+from ..allocations.models import IS_WAITING, Allocation
 from ..allocations.queries import AllocationRow
 from ..allocations.states import WAITING
 from ..bookings import queries as bookings
@@ -42,6 +42,7 @@ ANSWERED = dt.timedelta(days=14)
 COMING = dt.timedelta(days=14)
 LOOKING_BACK = dt.timedelta(days=7)
 NEARLY_USED_PERCENT = 10  # left of the award, or of a programme's hours
+MOST_VIEWED = 200  # members to choose from
 SILENT_AFTER_SECONDS = 60  # the scheduler writes its heartbeat every few seconds
 
 
@@ -187,11 +188,12 @@ class OperatorDesk:
 def operator_desk(session: Session, now: dt.datetime) -> OperatorDesk:
     """Seven queries."""
     tonight = clock.end_of_day(clock.day_of(now))
-    waiting = sa.select(sa.func.count()).select_from(Allocation).where(Allocation.state.in_(WAITING))
+    asked = sa.select(sa.func.count()).select_from(Allocation)
+    waiting = asked.where(Allocation.state.in_(WAITING))
     requests, due, submitted, running, queued = session.execute(
         sa.select(
             waiting.scalar_subquery(),
-            waiting.where(Allocation.due_at < tonight).scalar_subquery(),
+            asked.where(IS_WAITING, Allocation.due_at < tonight).scalar_subquery(),
             _bookings_in(frozenset({BookingState.SUBMITTED})),
             _bookings_in(ON_THE_CLUSTER),
             _bookings_in(frozenset({BookingState.QUEUED, BookingState.CONFIRMED})),

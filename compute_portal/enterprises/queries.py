@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 from ..access import SYSTEM, Actor, Role
 from ..sentences import NotFound
 from ..signin.models import BureauRole, SshKey, User
-from .models import Enterprise, Membership
+from .models import CreditBreach, Enterprise, Invitation, Membership, RelatedParty
+from .states import EnterpriseState
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +95,15 @@ def get_enterprise(session: Session, enterprise_id: int, by: Actor) -> Enterpris
     return enterprise
 
 
-def every_enterprise(find: str = "") -> sa.Select[Enterprise]:
-    """In the order of registration, newest first; `find` is part of a name or of the credit code."""
-    query = sa.select(Enterprise).order_by(Enterprise.id.desc())
+def every_enterprise(find: str = "", state: EnterpriseState | None = None) -> sa.Select[Enterprise]:
+    """Newest first, those that wait for verification oldest first; `find` is part of a name or of the credit code."""
+    query = sa.select(Enterprise)
+    if state is not None:
+        query = query.where(Enterprise.state == state)
+    if state is EnterpriseState.APPLIED:
+        query = query.order_by(Enterprise.applied_at, Enterprise.id)
+    else:
+        query = query.order_by(Enterprise.id.desc())
     if find:
         query = query.where(
             sa.or_(
@@ -106,6 +113,168 @@ def every_enterprise(find: str = "") -> sa.Select[Enterprise]:
             )
         )
     return query
+
+
+def count_by_state(session: Session) -> dict[EnterpriseState, int]:
+    """One query; a state that no enterprise is in is 0."""
+    found = dict.fromkeys(EnterpriseState, 0)
+    for state, n in session.execute(sa.select(Enterprise.state, sa.func.count()).group_by(Enterprise.state)):
+        found[state] = n
+    return found
+
+
+def list_to_verify(session: Session, limit: int) -> list[Enterprise]:
+    """What waits for an operator, longest first: teams only once their sponsor has confirmed."""
+    return list(
+        session.scalars(
+            every_enterprise(state=EnterpriseState.APPLIED)
+            .where(sa.or_(Enterprise.credit_code.is_not(None), Enterprise.sponsor_confirmed_at.is_not(None)))
+            .limit(limit)
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """An enterprise, who sponsors it, and the teams it sponsors or is asked to."""
+
+    enterprise: Enterprise
+    sponsor: Enterprise | None
+    teams: list[Enterprise]
+
+    @property
+    def bill_to(self) -> Enterprise:
+        """Who pays: a team's statements go to its sponsor."""
+        return self.sponsor or self.enterprise
+
+
+def get_family(session: Session, enterprise_id: int, by: Actor) -> Family:
+    """One query. Raises NotFound as `get_enterprise` does."""
+    if by is not SYSTEM and not by.is_bureau and by.enterprise_id != enterprise_id:
+        raise NotFound
+    its_sponsor = sa.select(Enterprise.sponsor_id).where(Enterprise.id == enterprise_id)
+    rows = session.scalars(
+        sa.select(Enterprise)
+        .where(
+            sa.or_(
+                Enterprise.id == enterprise_id,
+                sa.and_(Enterprise.sponsor_id == enterprise_id, Enterprise.state != EnterpriseState.DECLINED),
+                Enterprise.id.in_(its_sponsor),
+            )
+        )
+        .order_by(Enterprise.id)
+    ).all()
+    enterprise = next((row for row in rows if row.id == enterprise_id), None)
+    if enterprise is None:
+        raise NotFound
+    return Family(
+        enterprise,
+        next((row for row in rows if row.id == enterprise.sponsor_id), None),
+        [row for row in rows if row.sponsor_id == enterprise_id],
+    )
+
+
+def list_breaches(session: Session, enterprise_id: int) -> list[CreditBreach]:
+    """The newest first."""
+    return list(
+        session.scalars(
+            sa.select(CreditBreach)
+            .where(CreditBreach.enterprise_id == enterprise_id)
+            .order_by(CreditBreach.happened_on.desc(), CreditBreach.id.desc())
+        )
+    )
+
+
+def get_breach(session: Session, breach_id: int) -> CreditBreach:
+    """For the bureau, which sees all."""
+    breach = session.get(CreditBreach, breach_id)
+    if breach is None:
+        raise NotFound
+    return breach
+
+
+def get_party(session: Session, party_id: int) -> RelatedParty:
+    """For the bureau, which sees all."""
+    party = session.get(RelatedParty, party_id)
+    if party is None:
+        raise NotFound
+    return party
+
+
+@dataclass(frozen=True, slots=True)
+class RelatedRow:
+    """An entry of the register, seen from one side: `other` is the row of the other side, if it is registered here.
+
+    `mirrored`: the entry was made on the other side, and its relation reads the other way round.
+    """
+
+    party: RelatedParty
+    other: Enterprise | None
+    mirrored: bool
+
+    @property
+    def code(self) -> str | None:
+        return self.other.credit_code if self.other is not None else self.party.other_code
+
+
+def list_related(session: Session, enterprise: Enterprise) -> list[RelatedRow]:
+    """Both sides in one query; those that still hold first."""
+    names_us = RelatedParty.other_id == enterprise.id
+    if enterprise.credit_code is not None:
+        names_us = sa.or_(names_us, RelatedParty.other_code == enterprise.credit_code)
+    its_own = RelatedParty.enterprise_id == enterprise.id
+    other_side = sa.case((its_own, RelatedParty.other_id), else_=RelatedParty.enterprise_id)
+    rows = session.execute(
+        sa.select(RelatedParty, Enterprise)
+        .outerjoin(Enterprise, Enterprise.id == other_side)
+        .where(sa.or_(its_own, names_us))
+        .order_by(RelatedParty.until_on.is_not(None), RelatedParty.from_on.desc(), RelatedParty.id.desc())
+    )
+    return [RelatedRow(party, other, party.enterprise_id != enterprise.id) for party, other in rows]
+
+
+def list_invitations(session: Session, enterprise_id: int) -> list[Invitation]:
+    """Those that nobody has answered, the newest first; also expired ones, which can be sent again."""
+    return list(
+        session.scalars(
+            sa.select(Invitation)
+            .where(
+                Invitation.enterprise_id == enterprise_id,
+                Invitation.accepted_at.is_(None),
+                Invitation.revoked_at.is_(None),
+            )
+            .order_by(Invitation.id.desc())
+        )
+    )
+
+
+def list_invitations_for(session: Session, address: str, now: dt.datetime) -> list[tuple[Invitation, Enterprise]]:
+    """What a person with this confirmed address may accept."""
+    rows = session.execute(
+        sa.select(Invitation, Enterprise)
+        .join(Enterprise, Enterprise.id == Invitation.enterprise_id)
+        .where(
+            Invitation.address == address,
+            Invitation.accepted_at.is_(None),
+            Invitation.revoked_at.is_(None),
+            Invitation.expires_at > now,
+            Enterprise.state != EnterpriseState.DECLINED,
+        )
+        .order_by(Invitation.id)
+    )
+    return [(invitation, enterprise) for invitation, enterprise in rows]
+
+
+def get_member(session: Session, enterprise_id: int, user_id: int) -> MemberRow:
+    """Raises NotFound when the person does not belong to this enterprise."""
+    row = session.execute(
+        sa.select(User.id, User.name, User.name_en, User.email, Membership.role, Membership.since_at)
+        .join(Membership, Membership.user_id == User.id)
+        .where(Membership.enterprise_id == enterprise_id, User.id == user_id)
+    ).one_or_none()
+    if row is None:
+        raise NotFound
+    return MemberRow(*row)
 
 
 def count_members(session: Session, enterprise_ids: Iterable[int]) -> dict[int, int]:

@@ -144,8 +144,21 @@ def fund(session: Session, programme_id: int, amount: int, *, reference: str, at
     post(session, plan(reference, "fund", source, pool, amount), at=at, by=by)
 
 
-def award(session: Session, programme_id: int, allocation_id: int, amount: int, *, at: dt.datetime, by: Actor) -> None:
-    """programme.pool → allocation.available; an overdraft is repaid first. Raises Refusal("pool-too-small")."""
+def award(
+    session: Session,
+    programme_id: int,
+    allocation_id: int,
+    amount: int,
+    *,
+    at: dt.datetime,
+    by: Actor,
+    withheld: int = 0,
+    reference: str | None = None,
+) -> None:
+    """programme.pool → allocation.available, `withheld` of it aside for later; an overdraft is repaid first.
+
+    `reference` names the cause where it is not the decision on the request. Raises Refusal("pool-too-small").
+    """
     owner = allocation(allocation_id)
     open_accounts(session, programme(programme_id), [Bucket.POOL])  # nobody may have funded it yet
     open_accounts(session, owner, ALLOCATION_BUCKETS)
@@ -154,20 +167,62 @@ def award(session: Session, programme_id: int, allocation_id: int, amount: int, 
     if pool.balance < amount:
         raise Refusal(Sentence("pool-too-small", asked=amount, left=pool.balance), field="awarded_hours")
     overdraft = accounts[owner, Bucket.OVERDRAFT]
-    reference = f"allocation:{allocation_id}:award"
-    legs = plan(reference, "award", pool, overdraft, min(amount, max(0, -overdraft.balance)))
-    legs += plan(reference, "award", pool, accounts[owner, Bucket.AVAILABLE], amount - sum(leg.amount for leg in legs))
+    reference = reference or f"allocation:{allocation_id}:award"
+    legs = plan(reference, "award", pool, accounts[owner, Bucket.WITHHELD], withheld)
+    now = amount - withheld
+    repaid = min(now, max(0, -overdraft.balance))
+    legs += plan(reference, "award", pool, overdraft, repaid)
+    legs += plan(reference, "award", pool, accounts[owner, Bucket.AVAILABLE], now - repaid)
     post(session, legs, at=at, by=by)
 
 
-def hold(session: Session, allocation_id: int, amount: int, *, reference: str, at: dt.datetime, by: Actor) -> int:
-    """available → held for a booking; returns what is left. Refusal("needs-more-hours") when there is less."""
+def stage(session: Session, allocation_id: int, *, at: dt.datetime, by: Actor) -> int:
+    """withheld → available: the rest of an award after an accepted progress report. Returns how much."""
     owner = allocation(allocation_id)
     accounts = lock_accounts(session, owner)
+    withheld = accounts[owner, Bucket.WITHHELD]
+    amount = withheld.balance
+    reference = f"allocation:{allocation_id}:stage"
+    post(session, plan(reference, "stage", withheld, accounts[owner, Bucket.AVAILABLE], amount), at=at, by=by)
+    return amount
+
+
+def give_back(
+    session: Session, programme_id: int, allocation_id: int, amount: int, *, reference: str, at: dt.datetime, by: Actor
+) -> None:
+    """available → programme.pool: hours that somebody else may be awarded. Refusal("needs-more-hours") beyond it."""
+    owner = allocation(allocation_id)
+    accounts = lock_accounts(session, programme(programme_id), owner)
     available = accounts[owner, Bucket.AVAILABLE]
     if available.balance < amount:
-        raise Refusal(Sentence("needs-more-hours", needed=amount, available=available.balance), field="gpus")
-    post(session, plan(reference, "hold", available, accounts[owner, Bucket.HELD], amount), at=at, by=by)
+        raise Refusal(Sentence("gives-back-too-much", asked=amount, available=available.balance), field="hours")
+    pool = accounts[programme(programme_id), Bucket.POOL]
+    post(session, plan(reference, "expire", available, pool, amount), at=at, by=by)
+
+
+def hold(
+    session: Session,
+    allocation_id: int,
+    amount: int,
+    *,
+    reference: str,
+    at: dt.datetime,
+    by: Actor,
+    overdraft_most: int = 0,
+) -> int:
+    """available → held for a booking, and what is missing from the overdraft as far as the rules let it go.
+
+    Returns what is left. Refusal("needs-more-hours") when there is less.
+    """
+    owner = allocation(allocation_id)
+    accounts = lock_accounts(session, owner)
+    available, overdraft, held = (accounts[owner, b] for b in (Bucket.AVAILABLE, Bucket.OVERDRAFT, Bucket.HELD))
+    beyond = max(0, overdraft_most + overdraft.balance)
+    if available.balance + beyond < amount:
+        raise Refusal(Sentence("needs-more-hours", needed=amount, available=available.balance + beyond), field="gpus")
+    legs = plan(reference, "hold", available, held, min(amount, available.balance))
+    legs += plan(reference, "hold", overdraft, held, amount - sum(leg.amount for leg in legs))
+    post(session, legs, at=at, by=by)
     return available.balance
 
 
@@ -199,7 +254,7 @@ def charge(session: Session, allocation_id: int, uses: Sequence[Use], *, at: dt.
 def release(
     session: Session, allocation_id: int, amount: int, *, reference: str, ended: bool, at: dt.datetime, by: Actor
 ) -> None:
-    """held → available; of an allocation that has ended → expired."""
+    """held → available; of an allocation that has ended → expired. What is overdrawn is repaid first."""
     release_all(session, [Release(allocation_id, amount, reference, ended)], at=at, by=by)
 
 
@@ -219,19 +274,24 @@ def release_all(session: Session, releases: Sequence[Release], *, at: dt.datetim
     legs: list[Leg] = []
     for each in releases:
         owner = allocation(each.allocation_id)
+        held, overdraft = accounts[owner, Bucket.HELD], accounts[owner, Bucket.OVERDRAFT]
+        repaid = min(each.amount, max(0, -overdraft.balance))
         target = accounts[owner, Bucket.EXPIRED if each.ended else Bucket.AVAILABLE]
-        legs += plan(each.reference, "release", accounts[owner, Bucket.HELD], target, each.amount)
+        legs += plan(each.reference, "release", held, overdraft, repaid)
+        legs += plan(each.reference, "release", held, target, each.amount - repaid)
     post(session, legs, at=at, by=by)
 
 
 def expire(session: Session, allocation_id: int, *, at: dt.datetime, by: Actor) -> int:
-    """available → expired when the allocation has ended; returns how much."""
+    """available → expired when the allocation has ended; returns how much. What was withheld goes the same way."""
     owner = allocation(allocation_id)
     accounts = lock_accounts(session, owner)
-    available = accounts[owner, Bucket.AVAILABLE]
-    amount = max(0, available.balance)
+    available, withheld = accounts[owner, Bucket.AVAILABLE], accounts[owner, Bucket.WITHHELD]
     reference = f"allocation:{allocation_id}:expire"
-    post(session, plan(reference, "expire", available, accounts[owner, Bucket.EXPIRED], amount), at=at, by=by)
+    legs = plan(reference, "stage", withheld, available, withheld.balance)
+    amount = max(0, available.balance)
+    legs += plan(reference, "expire", available, accounts[owner, Bucket.EXPIRED], amount)
+    post(session, legs, at=at, by=by)
     return amount
 
 

@@ -163,4 +163,8 @@ class Instruction(Base):
     __table_args__ = (
         sa.Index("ix_instructions_state_id", "state", "id"),
         sa.Index("ix_instructions_target", "target_kind", "target_id"),
-    )
+        sa.Index(
+            "ix_instructions_failed", "id",
+            sqlite_where=sa.text("state = 'failed'"), postgresql_where=sa.text("state = 'failed'"),
+        ),
+    )  # fmt: skip

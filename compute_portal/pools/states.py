@@ -46,6 +46,7 @@ class InstructionVerb(enum.StrEnum):
     STOP = "stop"
     DRAIN = "drain"
     RESUME = "resume"
+    RETRY = "retry"  # of an entry of the timetable, which runs it; the others are the cycle's
 
 
 class InstructionState(enum.StrEnum):

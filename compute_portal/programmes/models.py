@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ..db import Base
+from ..db import Base, UtcDateTime
 
 
 class Programme(Base):
@@ -43,3 +44,60 @@ class EnterpriseShare(Base):
     enterprise_id: Mapped[int] = mapped_column(sa.ForeignKey("enterprises.id"), primary_key=True)
     shares: Mapped[int]
     __table_args__ = (sa.CheckConstraint("shares > 0", name="shares"),)
+
+
+class ProgrammeVersion(Base):
+    """The rules of a programme from a day on, as they were made: tracks, rounds, open or closed. Append-only.
+
+    The one in force on a day is the newest of those that begin on or before it. `rules` is `rules.Rules.to_json()`.
+    """
+
+    __tablename__ = "programme_versions"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    programme_id: Mapped[int] = mapped_column(sa.ForeignKey("programmes.id"))
+    number: Mapped[int]
+    from_on: Mapped[dt.date]
+    rules: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    why: Mapped[str] = mapped_column(sa.String(400))
+    made_by: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"))
+    made_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    __table_args__ = (sa.UniqueConstraint("programme_id", "number"),)
+
+
+class Discount(Base):
+    """A rate off the list price of a pool for a size class in a period. Two never overlap: a trigger refuses it."""
+
+    __tablename__ = "discounts"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    pool_id: Mapped[int] = mapped_column(sa.ForeignKey("pools.id"))
+    size_class: Mapped[str] = mapped_column(sa.String(12))
+    from_on: Mapped[dt.date]
+    until_on: Mapped[dt.date]  # the last day
+    percent: Mapped[int]
+    set_by: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"))
+    set_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    __table_args__ = (
+        sa.CheckConstraint("until_on >= from_on", name="period"),
+        sa.CheckConstraint("percent BETWEEN 1 AND 100", name="percent"),
+        sa.Index("ix_discounts_pool_id_size_class", "pool_id", "size_class"),
+    )
+
+
+class CardWeight(Base):
+    """What a GPU-hour of a pool counts when hours are exchanged under a programme, from a day on. Append-only.
+
+    In thousandths: 1,000 is one. 100 hours at 2,000 become 400 hours at 500.
+    """
+
+    __tablename__ = "card_weights"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    programme_id: Mapped[int] = mapped_column(sa.ForeignKey("programmes.id"))
+    pool_id: Mapped[int] = mapped_column(sa.ForeignKey("pools.id"))
+    from_on: Mapped[dt.date]
+    weight_milli: Mapped[int]
+    set_by: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"))
+    set_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    __table_args__ = (
+        sa.UniqueConstraint("programme_id", "pool_id", "from_on"),
+        sa.CheckConstraint("weight_milli > 0", name="weight"),
+    )

@@ -13,7 +13,7 @@ from ..ledger.models import Bucket, LedgerAccount, LedgerEntry
 from ..ledger.service import programme as ledger_owner
 from ..pools.models import Pool
 from ..sentences import NotFound
-from .models import Programme, ProgrammePool
+from .models import CardWeight, Discount, Programme, ProgrammePool, ProgrammeVersion
 
 
 def get_programme(session: Session, programme_id: int) -> Programme:
@@ -108,3 +108,33 @@ def list_open_pairs(session: Session, on: dt.date) -> list[tuple[Programme, Pool
         .order_by(Programme.id, Pool.name)
     )
     return [(programme, pool) for programme, pool in rows]
+
+
+def list_versions(session: Session, programme_id: int) -> list[ProgrammeVersion]:
+    """Every version of the rules, newest first."""
+    return list(
+        session.scalars(
+            sa.select(ProgrammeVersion)
+            .where(ProgrammeVersion.programme_id == programme_id)
+            .order_by(ProgrammeVersion.number.desc())
+            .limit(100)
+        )
+    )
+
+
+def list_weights(session: Session, programme_id: int, on: dt.date) -> list[CardWeight]:
+    """The rates of exchange in force on a day and those that are to come, by pool and day."""
+    rows = session.scalars(
+        sa.select(CardWeight)
+        .where(CardWeight.programme_id == programme_id)
+        .order_by(CardWeight.pool_id, CardWeight.from_on)
+    )
+    kept: dict[tuple[int, bool], list[CardWeight]] = {}
+    for row in rows:
+        kept.setdefault((row.pool_id, row.from_on > on), []).append(row)
+    return [row for (_, later), rows in kept.items() for row in (rows if later else rows[-1:])]
+
+
+def every_discount() -> sa.Select[Discount]:
+    """Those that end last come first."""
+    return sa.select(Discount).order_by(Discount.until_on.desc(), Discount.id.desc())

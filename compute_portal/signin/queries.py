@@ -6,10 +6,12 @@ import datetime as dt
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from ..notices.models import Notice
 from .models import SshKey, User, UserSession
 
 
@@ -26,6 +28,11 @@ class SignedIn:
     email: str
     language: str
     theme: str | None
+    confirmed_at: dt.datetime | None
+    unread: int
+    viewing_user_id: int | None
+    viewing_enterprise_id: int | None
+    viewing_until_at: dt.datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,11 @@ def find_signed_in(session: Session, token: str, *, now: dt.datetime, idle_minut
             User.email,
             User.language,
             User.theme,
+            User.confirmed_at,
+            _unread_by(UserSession.user_id),
+            UserSession.viewing_user_id,
+            UserSession.viewing_enterprise_id,
+            UserSession.viewing_until_at,
         )
         .join(User, User.id == UserSession.user_id)
         .where(
@@ -65,7 +77,36 @@ def find_signed_in(session: Session, token: str, *, now: dt.datetime, idle_minut
             User.disabled_at.is_(None),
         )
     ).one_or_none()
-    return None if row is None else SignedIn(*row)
+    return None if row is None else SignedIn(*tuple(row))
+
+
+@dataclass(frozen=True, slots=True)
+class Viewed:
+    """A person whose pages somebody of the bureau looks at."""
+
+    user_id: int
+    name: str
+    name_en: str | None
+    email: str
+    unread: int
+
+
+def find_viewed(session: Session, user_id: int) -> Viewed | None:
+    """None when the person was disabled meanwhile."""
+    unread = sa.select(sa.func.count()).where(Notice.user_id == User.id, Notice.read_at.is_(None)).correlate(User)
+    row = session.execute(
+        sa.select(User.id, User.name, User.name_en, User.email, unread.scalar_subquery()).where(
+            User.id == user_id, User.disabled_at.is_(None)
+        )
+    ).one_or_none()
+    return None if row is None else Viewed(*row)
+
+
+def _unread_by(user_id: Any) -> sa.ScalarSelect[int]:
+    """How many notices the person has not read, in the same query: every page shows it."""
+    return (
+        sa.select(sa.func.count()).where(Notice.user_id == user_id, Notice.read_at.is_(None)).correlate(UserSession)
+    ).scalar_subquery()
 
 
 def find_by_email(session: Session, email: str) -> User | None:
@@ -77,11 +118,11 @@ def get_user(session: Session, user_id: int) -> User:
 
 
 def names_of(session: Session, user_ids: Iterable[int | None]) -> dict[int, PersonName]:
-    """Names for histories and lists, in one query; ids that are None or unknown are left out."""
+    """Names for histories and lists, in one query; ids that are None, unknown or of erased people are left out."""
     wanted = {user_id for user_id in user_ids if user_id is not None}
     if not wanted:
         return {}
-    rows = session.execute(sa.select(User.id, User.name, User.name_en).where(User.id.in_(wanted)))
+    rows = session.execute(sa.select(User.id, User.name, User.name_en).where(User.id.in_(wanted), User.name != ""))
     return {row.id: PersonName(*row) for row in rows}
 
 

@@ -15,12 +15,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from ..access import BUREAU_ROLES, Actor, Permission, Role, require
+from ..access import BUREAU_ROLES, SYSTEM, Actor, Permission, Role, require
+from ..lifecycle import begin, move_to
 from ..policy import SignInPolicy
 from ..sentences import NotFound, Refusal, Sentence
 from .keys import parse_public_key
 from .models import AccessLogEntry, BureauRole, FormKey, SignInTry, SshKey, User, UserSession
 from .queries import find_by_email, hash_token
+from .states import PersonState
 
 ADDRESS_FACTOR = 10  # many people share one address of a company
 KEYS_MOST = 20
@@ -84,10 +86,10 @@ def act_for(session: Session, session_id: int, enterprise_id: int) -> None:
 # -- wrong passwords
 
 
-def who_tries(secret: str, *, email: str, address: str) -> tuple[str, str]:
+def who_tries(secret: str, *, email: str, address: str, what: str = "") -> tuple[str, str]:
     """Keyed hashes of the person and the address, so that the table of tries holds neither.
 
-    An IPv6 customer has a whole /64, so that counts as one address.
+    An IPv6 customer has a whole /64, so that counts as one address. `what` counts apart from signing in.
     """
     try:
         parsed = ipaddress.ip_address(address)
@@ -95,17 +97,24 @@ def who_tries(secret: str, *, email: str, address: str) -> tuple[str, str]:
             address = str(ipaddress.ip_network((parsed, 64), strict=False))
     except ValueError:
         address = "unknown"
-    return _keyed(secret, f"person:{email}"), _keyed(secret, f"address:{address}")
+    return _keyed(secret, f"{what}person:{email}"), _keyed(secret, f"{what}address:{address}")
 
 
 def _keyed(secret: str, text: str) -> str:
     return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
-def count_try(session: Session, who: tuple[str, str], *, policy: SignInPolicy, now: dt.datetime) -> list[int]:
+def count_try(
+    session: Session,
+    who: tuple[str, str],
+    *,
+    policy: SignInPolicy,
+    now: dt.datetime,
+    refusal: str = "sign-in-paused",
+) -> list[int]:
     """Count one try before its password is looked at, so that a burst cannot pass; success takes it back.
 
-    Raises Refusal("sign-in-paused") when the person or the address has used up its tries within the pause.
+    Raises Refusal(`refusal`) when the person or the address has used up its tries within the pause.
     """
     since = now - dt.timedelta(minutes=policy.pause_minutes)
     _one_at_a_time(session, who)
@@ -113,7 +122,7 @@ def count_try(session: Session, who: tuple[str, str], *, policy: SignInPolicy, n
     for key, most in zip(who, (policy.tries, policy.tries * ADDRESS_FACTOR), strict=True):
         tries = session.scalar(sa.select(sa.func.count()).where(SignInTry.who == key)) or 0
         if tries >= most:
-            raise Refusal(Sentence("sign-in-paused", tries=policy.tries, minutes=policy.pause_minutes))
+            raise Refusal(Sentence(refusal, tries=policy.tries, minutes=policy.pause_minutes))
     rows = [SignInTry(who=key, at=now) for key in who]
     session.add_all(rows)
     session.flush()
@@ -145,9 +154,12 @@ def create_person(
     name_en: str | None = None,
     roles: frozenset[Role] = frozenset(),
     language: str = "zh",
+    confirmed: bool = True,
+    by: Actor | None = SYSTEM,
 ) -> User:
     """A new person, with bureau roles or, for members of enterprises, without: memberships are given by the enterprise.
 
+    `confirmed` says that the address is known to be the person's own. `by` is None for people who sign up themselves.
     Raises Refusal("email-taken") at the field `email`, Refusal("role-not-bureau") for a member's role.
     """
     if not roles <= BUREAU_ROLES:
@@ -161,31 +173,36 @@ def create_person(
         password_hash=password_hash,
         language=language,
         created_at=now,
+        confirmed_at=now if confirmed else None,
+        state=PersonState.ACTIVE,
     )
     session.add(user)
     session.flush()
     session.add_all(BureauRole(user_id=user.id, role=role, given_at=now) for role in sorted(roles))
-    session.flush()
+    begin(session, user, verb="register", at=now, by=Actor(user.id) if by is None else by)
     return user
 
 
-def disable_person(session: Session, user_id: int, *, now: dt.datetime) -> None:
+def disable_person(
+    session: Session, user_id: int, *, now: dt.datetime, by: Actor = SYSTEM, note: str | None = None
+) -> None:
     """The person can no longer sign in, and every open session ends with this transaction."""
-    user = _locked_user(session, user_id)
-    if user.disabled_at is None:
+    user = locked_user(session, user_id)
+    if user.state is PersonState.ACTIVE:
         user.disabled_at = now
+        move_to(session, user, PersonState.DISABLED, verb="disable", at=now, by=by, note=note)
     end_all_sessions(session, user_id, now=now)
 
 
 def set_password(session: Session, user_id: int, password_hash: str, *, now: dt.datetime) -> None:
     """Every session ends; the caller starts a new one for the browser that asked."""
-    _locked_user(session, user_id).password_hash = password_hash
+    locked_user(session, user_id).password_hash = password_hash
     end_all_sessions(session, user_id, now=now)
 
 
 def check_unchanged(session: Session, user_id: int, *, password_hash: str | None) -> None:
     """The password was checked outside this transaction: raises Refusal if it or the person changed meanwhile."""
-    user = _locked_user(session, user_id)
+    user = locked_user(session, user_id)
     if user.disabled_at is not None or user.password_hash != password_hash:
         raise Refusal(Sentence("sign-in-wrong"))
 
@@ -203,7 +220,7 @@ def choose_theme(session: Session, user_id: int, theme: str | None) -> None:
     session.execute(sa.update(User).where(User.id == user_id).values(theme=theme))
 
 
-def _locked_user(session: Session, user_id: int) -> User:
+def locked_user(session: Session, user_id: int) -> User:
     user = session.get(User, user_id, with_for_update=True, populate_existing=True)
     if user is None:
         raise NotFound
@@ -219,7 +236,7 @@ def add_key(session: Session, *, name: str, public_key: str, by: Actor, now: dt.
     key = parse_public_key(public_key)
     if by.user_id is None:
         raise NotFound
-    _locked_user(session, by.user_id)
+    locked_user(session, by.user_id)
     own = session.scalars(sa.select(SshKey).where(SshKey.user_id == by.user_id)).all()
     same = next((row for row in own if row.fingerprint == key.fingerprint), None)
     if same is not None and same.removed_at is None:

@@ -1,23 +1,23 @@
-"""Sign in and out, switch language, theme and enterprise, one's password and keys."""
+"""Sign up, in and out, new passwords, switch language, theme and enterprise, one's account and keys."""
 
 from __future__ import annotations
 
 import datetime as dt
 
-from flask import Blueprint, Response, abort, make_response, redirect, request, session, url_for
+from flask import Blueprint, Response, abort, current_app, make_response, redirect, request, session, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from .. import guard
 from ..access import Permission
-from ..enterprises.queries import standing_of
+from ..enterprises.queries import list_invitations_for, standing_of
 from ..forms import show
 from ..guard import actor, allows, now, one_time, person, portal, public, read, tell, transact
 from ..language import LANGUAGES
 from ..sentences import Refusal, Sentence
-from . import passwords, queries, service
-from .forms import KeyForm, PasswordForm, SignInForm
-from .models import User
+from . import accounts, links, passwords, queries, service
+from .forms import ForgotForm, KeyForm, NewPasswordForm, PasswordForm, ProfileForm, SignInForm, SignUpForm
+from .models import OneTimeLink, User
 
 blueprint = Blueprint("signin", __name__, template_folder="templates")
 REMEMBERED = dt.timedelta(days=365)
@@ -112,7 +112,7 @@ def sign_out() -> ResponseReturnValue:
 
         def leave(s: Session) -> None:
             service.end_session(s, who.session_id, now=now())
-            _log(s, "sign-out", who.user_id)
+            _log(s, "sign-out", who.real_user_id)
 
         transact(leave)
     session.clear()
@@ -175,14 +175,184 @@ def act_for() -> ResponseReturnValue:
     return redirect(guard.home())
 
 
+# -- coming by oneself: sign up, confirm the address, a new password
+
+
+@blueprint.get("/sign-up")
+@public
+def sign_up() -> ResponseReturnValue:
+    if person() is not None:
+        return redirect(guard.home())
+    return show("signin/sign_up.html", SignUpForm())
+
+
+@blueprint.post("/sign-up")
+@public
+def sign_up_post() -> ResponseReturnValue:
+    """The answer is the same whether the address is registered or not: what it is, the mail says."""
+    form = SignUpForm()
+    if form.validate():
+        email, name, name_en = form.email.data, form.name.data, form.name_en.data or None
+        policy, at, language = portal().policy.sign_in, now(), guard.language()
+        try:
+            passwords.check_password_rules(form.password.data, email=email, name=name)
+            _count_mail(email)
+        except Refusal as refusal:
+            form.refuse(refusal)
+        else:
+            password_hash = passwords.hash_password(form.password.data)
+            transact(
+                lambda s: accounts.sign_up(
+                    s,
+                    email=email,
+                    name=name,
+                    name_en=name_en,
+                    password_hash=password_hash,
+                    language=language,
+                    policy=policy,
+                    now=at,
+                )
+            )
+            tell(Sentence("sign-up-mail", email=email, hours=policy.confirm_hours))
+            return redirect(url_for("signin.sign_in"))
+    return show("signin/sign_up.html", form)
+
+
+def _count_mail(email: str) -> None:
+    """A mail is asked for: so many per address and machine. Raises Refusal("mail-paused")."""
+    who = service.who_tries(portal().settings.secret_key, email=email, address=guard.client_address(), what="mail-")
+    policy, at = portal().policy.sign_in, now()
+    transact(lambda s: service.count_try(s, who, policy=policy, now=at, refusal="mail-paused"))
+
+
+@blueprint.get("/unconfirmed")
+@allows(Permission.ACCOUNT_VIEW)
+def unconfirmed() -> ResponseReturnValue:
+    """The only page of a person whose address is not confirmed."""
+    who = guard.signed_in()
+    if who.is_confirmed:
+        return redirect(guard.home())
+    return show("signin/unconfirmed.html", hours=portal().policy.sign_in.confirm_hours)
+
+
+@blueprint.post("/unconfirmed")
+@allows(Permission.ACCOUNT_VIEW)
+def confirm_again() -> ResponseReturnValue:
+    who, policy, at = guard.signed_in(), portal().policy.sign_in, now()
+    if not who.is_confirmed:
+        _count_mail(who.email)
+        transact(lambda s: accounts.confirm_again(s, who.user_id, policy=policy, now=at))
+        tell(Sentence("confirm-mail-again", email=who.email))
+    return redirect(guard.home())
+
+
+@blueprint.get("/confirm")
+@allows(Permission.ACCOUNT_VIEW)
+def confirm() -> ResponseReturnValue:
+    """From the mail. Whoever is not signed in does that first: the link alone confirms nothing."""
+    if guard.signed_in().is_confirmed:
+        return redirect(guard.home())
+    token = request.args.get("token", "")
+    link = _find_link(token, accounts.CONFIRM)
+    good = link is not None and link.subject_id == guard.signed_in().user_id
+    return show("signin/confirm.html", token=token if good else None)
+
+
+@blueprint.post("/confirm")
+@allows(Permission.ACCOUNT_VIEW)
+def confirm_post() -> ResponseReturnValue:
+    who, token, at = guard.signed_in(), request.form.get("token", ""), now()
+    if not who.is_confirmed:
+        transact(lambda s: accounts.confirm(s, token, user_id=who.user_id, now=at).id)
+        tell(Sentence("address-confirmed"))
+    return redirect(url_for("signin.home"))
+
+
+def _find_link(token: str, purpose: str) -> OneTimeLink | None:
+    try:
+        return links.look(read(), token, purpose, now())
+    except Refusal:
+        return None
+
+
+@blueprint.get("/no-role")
+@allows(Permission.ACCOUNT_VIEW)
+def no_role() -> ResponseReturnValue:
+    """The first page of a person who belongs to no enterprise and has no role at the bureau."""
+    who = guard.signed_in()
+    if not who.is_confirmed or who.actor.roles:
+        return redirect(guard.home())
+    registration = "enterprises.register" in current_app.view_functions
+    return show(
+        "signin/no_role.html",
+        registration=url_for("enterprises.register") if registration else None,
+        invitations=list_invitations_for(read(), who.email, now()),
+    )
+
+
+@blueprint.get("/forgot")
+@public
+def forgot() -> ResponseReturnValue:
+    return show("signin/forgot.html", ForgotForm(), policy=portal().policy.sign_in)
+
+
+@blueprint.post("/forgot")
+@public
+def forgot_post() -> ResponseReturnValue:
+    """Always the same answer: nobody learns here who is registered."""
+    form, policy, at = ForgotForm(), portal().policy.sign_in, now()
+    if form.validate():
+        email = form.email.data
+        try:
+            _count_mail(email)
+        except Refusal as refusal:
+            form.refuse(refusal)
+        else:
+            transact(lambda s: accounts.ask_reset(s, email, policy=policy, now=at))
+            tell(Sentence("reset-mail", email=email, minutes=policy.reset_minutes))
+            return redirect(url_for("signin.sign_in"))
+    return show("signin/forgot.html", form, policy=policy)
+
+
+@blueprint.get("/reset")
+@public
+def reset() -> ResponseReturnValue:
+    link = _find_link(request.args.get("token", ""), accounts.RESET)
+    return show("signin/reset.html", NewPasswordForm(), link=link, token=request.args.get("token", ""))
+
+
+@blueprint.post("/reset")
+@public
+def reset_post() -> ResponseReturnValue:
+    form, token, at = NewPasswordForm(), request.form.get("token", ""), now()
+    link = _find_link(token, accounts.RESET)
+    if form.validate() and link is not None:
+        user = queries.get_user(read(), link.subject_id or 0)
+        try:
+            passwords.check_password_rules(form.password.data, email=user.email, name=user.name)
+            guard.done_reading()
+            password_hash = passwords.hash_password(form.password.data)
+            user_id = transact(lambda s: accounts.reset(s, token, password_hash, now=at).id)
+        except Refusal as refusal:
+            form.refuse(refusal)
+        else:
+            transact(lambda s: _log(s, "password-reset", user_id))
+            tell(Sentence("password-reset"))
+            return redirect(url_for("signin.sign_in"))
+    return show("signin/reset.html", form, link=link, token=token)
+
+
+# -- one's own account
+
+
 @blueprint.get("/account")
-@allows(Permission.START_VIEW)
+@allows(Permission.ACCOUNT_VIEW)
 def account() -> ResponseReturnValue:
-    return show("signin/account.html", PasswordForm())
+    return _account_page()
 
 
 @blueprint.post("/account")
-@allows(Permission.START_VIEW)
+@allows(Permission.ACCOUNT_CHANGE)
 def account_post() -> ResponseReturnValue:
     form = PasswordForm()
     if form.validate():
@@ -193,7 +363,30 @@ def account_post() -> ResponseReturnValue:
         else:
             tell(Sentence("password-changed"))
             return answer
-    return show("signin/account.html", form)
+    return _account_page(password=form)
+
+
+@blueprint.post("/account/profile")
+@allows(Permission.ACCOUNT_CHANGE)
+def profile() -> ResponseReturnValue:
+    form, by, at = ProfileForm(), actor(), now()
+    if not form.validate():
+        return _account_page(profile=form)
+    name, name_en, chosen = form.name.data, form.name_en.data or None, form.language.data
+    transact(lambda s: accounts.rename(s, name=name, name_en=name_en, language=chosen, by=by, now=at))
+    tell(Sentence("profile-changed"))
+    answer = make_response(redirect(url_for("signin.account")))
+    guard.remember(answer, guard.cookie_called("language"), chosen, REMEMBERED)
+    return answer
+
+
+def _account_page(*, password: PasswordForm | None = None, profile: ProfileForm | None = None) -> ResponseReturnValue:
+    """Two forms; the one with problems is what the page's title counts."""
+    who = guard.signed_in()
+    if profile is None:
+        profile = ProfileForm(formdata=None, name=who.name, name_en=who.name_en, language=who.language)
+        return show("signin/account.html", password or PasswordForm(formdata=None), profile=profile)
+    return show("signin/account.html", profile, profile=profile, password=PasswordForm(formdata=None))
 
 
 def _change_password(form: PasswordForm) -> str:
@@ -213,6 +406,7 @@ def _change_password(form: PasswordForm) -> str:
         service.check_unchanged(s, who.user_id, password_hash=before)
         service.forgive_tries(s, keys, tries)
         service.set_password(s, who.user_id, after, now=now())
+        accounts.tell_of_password(s, who.user_id, now=now())
         enterprise_id = who.place.enterprise_id if who.place else None
         return service.start_session(s, who.user_id, enterprise_id=enterprise_id, policy=policy, now=now())
 

@@ -27,6 +27,7 @@ from compute_portal.allocations.states import AllocationState
 from compute_portal.bookings.attempts import HandOver, Place
 from compute_portal.bookings.models import Booking
 from compute_portal.bookings.states import BookingState
+from compute_portal.budgets.models import AllocationBudget
 from compute_portal.db import Database
 from compute_portal.desk.models import Lease
 from compute_portal.pools import queries as pool_queries
@@ -55,10 +56,12 @@ LOOK_AGAIN = dt.timedelta(seconds=60)
 
 # Statements that every cycle runs are made once: making one costs more than running it.
 # They name columns of tables, not of mapped classes, which would cost half as much again.
-NODES, INTERVALS, POOLS, BOOKINGS, LIMITED, ALLOCATIONS, PROGRAMMES, SHARES, USAGE = (
+NODES, INTERVALS, POOLS, BOOKINGS, LIMITED, ALLOCATIONS, BUDGETS, PROGRAMMES, SHARES, USAGE = (
     cast(sa.Table, model.__table__).c
-    for model in (Node, NodeInterval, Pool, Booking, Limit, Allocation, Programme, EnterpriseShare, FairUsage)
-)
+    for model in (
+        Node, NodeInterval, Pool, Booking, Limit, Allocation, AllocationBudget, Programme, EnterpriseShare, FairUsage,
+    )
+)  # fmt: skip
 VERSIONS = sa.select(POOLS.id, POOLS.version)
 VERSION = sa.select(POOLS.version).where(POOLS.id == sa.bindparam("pool"))
 THIS_POOL = sa.select(POOLS.id, POOLS.version, POOLS.booking_unit).where(POOLS.id == sa.bindparam("pool"))
@@ -79,9 +82,10 @@ LOST_NODES = (
 LEAVES = (
     sa.select(
         ALLOCATIONS.programme_id, PROGRAMMES.shares, ALLOCATIONS.enterprise_id, SHARES.shares, ALLOCATIONS.id,
-        ALLOCATIONS.shares, USAGE.usage, USAGE.as_of,
+        ALLOCATIONS.shares, USAGE.usage, USAGE.as_of, BUDGETS.slow_at,
     )
     .join(Programme.__table__, PROGRAMMES.id == ALLOCATIONS.programme_id)
+    .outerjoin(AllocationBudget.__table__, BUDGETS.allocation_id == ALLOCATIONS.id)
     .outerjoin(
         EnterpriseShare.__table__,
         sa.and_(
@@ -407,9 +411,11 @@ class EmbeddedEngine:
                 allocation_id,
                 allocation_shares,
                 0.0 if usage is None else fair.decayed(usage, (now - as_of).total_seconds(), half_life),
+                low_priority=slow_at is not None,
             )
             for (
                 programme_id, shares, enterprise_id, enterprise_shares, allocation_id, allocation_shares, usage, as_of,
+                slow_at,
             ) in rows
         ]  # fmt: skip
 

@@ -34,6 +34,7 @@ class Leaf:
     allocation_id: int
     allocation_shares: float
     usage: float
+    low_priority: bool = False  # it used more than it was awarded: its bookings come after all others
 
 
 def rank(leaves: Sequence[Leaf]) -> dict[int, float]:

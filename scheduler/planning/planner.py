@@ -136,12 +136,16 @@ def plan(snapshot: Snapshot, standings: bool = True) -> Decision:
 def in_order(snapshot: Snapshot) -> list[Waiting]:
     """Everybody who waits: most under-served allocation first, then first submitted, then lowest id.
 
+    What waits on an overdrawn allocation comes last, in the same order: it is not stopped, it gives way.
+
     Sorted within each factor only: next to nothing when the snapshot lists them by submission, as a query can.
     """
     factors = rank(snapshot.leaves)
-    by_factor: dict[float, list[Waiting]] = {}
+    last = {leaf.allocation_id for leaf in snapshot.leaves if leaf.low_priority}
+    by_factor: dict[tuple[bool, float], list[Waiting]] = {}
     for waiting in snapshot.waiting:
-        by_factor.setdefault(factors[waiting.allocation_id], []).append(waiting)
+        id = waiting.allocation_id
+        by_factor.setdefault((id not in last, factors[id]), []).append(waiting)
     queue: list[Waiting] = []
     for factor in sorted(by_factor, reverse=True):
         queue += sorted(by_factor[factor], key=attrgetter("submitted_at", "booking_id"))

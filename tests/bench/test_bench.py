@@ -28,9 +28,9 @@ from compute_portal.policy import Policy
 from compute_portal.signin import service as signin
 from scheduler.trace import COLUMNS
 from tests.bench.yardstick import make_yardstick
-from tests.cast import NOW, make_cast
-from tests.house.town import PERSON_OF, build, grow
-from tests.web import make_app, set_now
+from tests.cast import NOW, Cast, make_cast
+from tests.house.town import PERSON_OF, ask, build, grow
+from tests.web import Queries, make_app, set_now
 
 pytestmark = pytest.mark.bench
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,6 +109,56 @@ def test_what_the_lists_cost(database: Database, policy: Policy, enterprises: in
             taken = _p50(lambda address=address, cookie=cookie: _get(app, address, cookie))  # type: ignore[misc]
             print(f"  {role.value:9} {address:26}{taken:8.2f} ms {taken / bare:6.1f} ×")
             assert taken > 0
+
+
+# The bureau's pages over everything: however many there are, they cost about the same.
+DESK = {
+    Role.OPERATOR: (
+        "/start", "/queue", "/queue?kind=request&mine=1", "/enterprises", "/allocations", "/allocations?tab=requests",
+        "/bookings", "/enterprises/{enterprise_id}", "/enterprises/{enterprise_id}/overview", "/jobs",
+    ),
+    Role.AUDITOR: ("/history", "/history?kind=booking", "/announcements"),
+}  # fmt: skip
+MOST_TIMES, MOST_QUERIES = 2.0, 10
+COSTS: dict[tuple[str, int], dict[str, tuple[float, int]]] = {}  # store and enterprises → what the pages cost
+
+
+@pytest.mark.parametrize(("enterprises", "requests"), [(100, 200), (8_000, 40_000)])
+def test_what_the_desk_costs(database: Database, policy: Policy, enterprises: int, requests: int) -> None:
+    """Held against the same pages with a hundred enterprises: `<--` marks more than twice the CPU."""
+    town = build(make_cast(database), policy)
+    grow(town.cast, enterprises)
+    ask(town.cast, requests - enterprises)
+    with database.engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("ANALYZE")  # as autovacuum does
+    app = make_app(database, policy)
+    set_now(app, NOW)
+    store = "PostgreSQL, whose own CPU is not counted" if database.is_postgresql else "SQLite"
+    costs = COSTS[store, enterprises] = _desk_costs(app, town.cast, database)
+    print(f"\n{enterprises:,} enterprises, {requests:,} requests on {store}: CPU p50 of {TIMES}, queries")
+    for page, (taken, queries) in costs.items():
+        print(f"  {page:44}{taken:8.2f} ms {queries:4}")
+        assert queries <= MOST_QUERIES, page
+    few, many = (COSTS.get((store, number)) for number in (100, 8_000))
+    if few is not None and many is not None:
+        print(f"\n8,000 enterprises against 100 on {store}")
+        for page, (taken, _queries) in many.items():
+            times = taken / few[page][0]
+            print(f"  {page:44}{times:8.1f} ×{' <--' if times > MOST_TIMES else ''}")
+
+
+def _desk_costs(app: Flask, cast: Cast, database: Database) -> dict[str, tuple[float, int]]:
+    """Milliseconds of CPU and queries of each page."""
+    costs = {}
+    for role, addresses in DESK.items():
+        cookie = _cookie(app, cast.users[PERSON_OF[role]])
+        for address in addresses:
+            page = address.format(enterprise_id=cast.yusheng)
+            taken = _p50(lambda page=page, cookie=cookie: _get(app, page, cookie))  # type: ignore[misc]
+            with Queries(database) as queries:
+                _get(app, page, cookie)
+            costs[address] = taken, len(queries)
+    return costs
 
 
 def _cookie(app: Flask, user_id: int) -> str:

@@ -21,6 +21,7 @@ from compute_portal.db import Database
 from compute_portal.enterprises import service as enterprises
 from compute_portal.policy import Policy
 from compute_portal.signin import passwords
+from compute_portal.signin import service as signin
 from compute_portal.signin.models import BureauRole, User
 from config.settings import DEMO_PASSWORD, Settings
 from tests.cast import NOW, Cast
@@ -239,7 +240,10 @@ def test_demo_sign_ins_shows_nothing_in_production_nor_where_nobody_has_the_demo
     cast: Cast, policy: Policy
 ) -> None:
     one_line(runner(an_app(cast.database, policy))("demo-sign-ins"), "no demo city")
-    production = an_app(cast.database, policy, env="production", public_url="https://compute.example.gov.cn")
+    production = an_app(
+        cast.database, policy, env="production", public_url="https://compute.example.gov.cn",
+        smtp_url="smtp://127.0.0.1", mail_from="compute@example.gov.cn",
+    )  # fmt: skip
     one_line(runner(production)("demo-sign-ins"), "production")
 
 
@@ -248,7 +252,7 @@ def test_a_disabled_person_is_not_offered_as_a_sign_in(cast: Cast, policy: Polic
 
     def work(session: Session) -> None:
         session.execute(sa.update(User).values(password_hash=password_hash))
-        session.execute(sa.update(User).where(User.id == cast.users["lin"]).values(disabled_at=NOW))
+        signin.disable_person(session, cast.users["lin"], now=NOW)
         enterprises.add_member(session, cast.yusheng, cast.users["tang"], Role.MANAGER, now=NOW)
 
     cast.database.transaction(work)

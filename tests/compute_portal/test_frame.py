@@ -220,7 +220,7 @@ def form_browser(
         names = names_of(read(), [cast.users["lin"]])
         return render_template_string("{{ a }} → {{ b }}", a=person.name, b=names[cast.users["lin"]].name)
 
-    @feature.get("/history")
+    @feature.get("/tried-history")
     @public
     def history() -> str:
         at = clock.now()
@@ -335,7 +335,7 @@ def test_what_a_page_loaded_stays_readable_after_its_transaction_and_new_reads_s
 
 
 def test_history_and_meters_are_drawn(form_browser: Browser, cast: Cast) -> None:
-    page = form_browser.get("/history").text
+    page = form_browser.get("/tried-history").text
     assert "系统" in page
     assert "排队中" in page
     assert "林晓禾" in page

@@ -490,6 +490,11 @@ def a_member_got_a_bureau_role(session: Session, city: City) -> None:
     )
 
 
+@damage("erased")
+def a_person_is_shut_out_without_a_move(session: Session, city: City) -> None:
+    run_sql(session, "UPDATE users SET disabled_at = created_at WHERE email = 'chen@example.cn'")
+
+
 @damage("addresses")
 def history_holds_an_address(session: Session, city: City) -> None:
     run_sql(

@@ -43,14 +43,25 @@ ROWS: dict[str, Row] = {
     "enterprise_id": _of_the_company("enterprise_id"),
     "allocation_id": _of_the_company("allocation_id"),
     "booking_id": _of_the_company("booking_id"),
+    "change_id": _of_the_company("change_id"),
+    "report_id": _of_the_company("report_id"),
     "record_id": _of_the_company("record_id"),
     "statement_id": _of_the_company("statement_id"),
+    "notice_id": lambda town, person: town.notices[person],
+    "team_id": _of_the_company("team_id"),
+    "invitation_id": _of_the_company("invitation_id"),
+    "user_id": _of_the_company("user_id"),
+    "file_id": _of_the_company("file_id"),
+    "appeal_id": _of_the_company("appeal_id"),
+    "letter_id": _of_the_company("letter_id"),
+    "party_id": _of_the_company("party_id"),
+    "breach_id": _of_the_company("breach_id"),
     "key_id": lambda town, person: town.keys.get(person, town.keys["chen"]),
 }
 # argument → a row that belongs to the city
 SHARED: dict[str, Row] = {
     name: (lambda town, _person, name=name: town.shared[name])  # type: ignore[misc]
-    for name in ("pool_id", "node_id", "window_id", "programme_id")
+    for name in ("pool_id", "node_id", "window_id", "programme_id", "person_id", "mail_id", "job_id", "announcement_id")
 }
 FOREIGNER = {Role.MEMBER: "tang", Role.MANAGER: "mei"}
 NOBODYS = 2**31 - 1

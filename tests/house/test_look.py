@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from compute_portal.allocations.states import AllocationState
+from compute_portal.announcements.states import AnnouncementState
 from compute_portal.badges import BADGES, EVENTS
 from compute_portal.bookings.states import BookingState
 from compute_portal.enterprises.states import EnterpriseState
 from compute_portal.navigation import BUREAU, ENTERPRISE, FINANCE, MOST, OPERATOR, Entry
 from compute_portal.pools.states import MaintenanceState, NodeState
+from compute_portal.review.states import AppealState
 from compute_portal.statements.states import StatementState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,6 +23,8 @@ CSS = (ROOT / "compute_portal" / "static" / "commons.css").read_text(encoding="u
 TEMPLATES = sorted(ROOT.glob("compute_portal/**/templates/**/*.html"))
 STATES: dict[str, type[enum.StrEnum]] = {
     "allocation": AllocationState,
+    "announcement": AnnouncementState,
+    "appeal": AppealState,
     "booking": BookingState,
     "enterprise": EnterpriseState,
     "maintenance": MaintenanceState,

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Blueprint, Flask
 from flask.testing import FlaskClient
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
 
 from compute_portal.access import ALLOWED, Permission, Role
@@ -28,7 +28,7 @@ from tests.web import Queries, make_app, set_now, sign_in, with_feature
 
 MOST = 10  # session and person included
 FEW, MANY = 100, 1_000
-LINK = re.compile(r'(?:href|formaction)="(/[^"#]*)')
+LINK = re.compile(r'(href|formaction)="(/[^"#]*)')
 # A file of all rows is read in parts while it is sent: it is no page.
 FILES = (".csv",)
 
@@ -63,6 +63,17 @@ def kind_of(app: Flask, link: str) -> tuple[str, tuple[tuple[str, str], ...]] | 
     return endpoint, choices
 
 
+def is_button(app: Flask, link: str) -> bool:
+    """A form is sent there; it is nothing to open."""
+    try:
+        app.url_map.bind(app.config["SERVER_NAME"]).match(urlsplit(link).path, "GET")
+    except MethodNotAllowed:
+        return True
+    except (HTTPException, RequestRedirect):
+        return False
+    return False
+
+
 def visit(app: Flask, client: FlaskClient, first: list[str]) -> Iterator[tuple[str, int, str]]:
     """Open the pages, then every kind of link that they show; (address, status, the page that linked to it)."""
     waiting = [(page, "") for page in first]
@@ -73,7 +84,10 @@ def visit(app: Flask, client: FlaskClient, first: list[str]) -> Iterator[tuple[s
         yield page, answer.status_code, shown_by
         if answer.mimetype != "text/html" or answer.status_code != 200:
             continue
-        for link in map(html.unescape, LINK.findall(answer.text)):
+        for attribute, escaped in LINK.findall(answer.text):
+            link = html.unescape(escaped)
+            if attribute == "formaction" and is_button(app, link):
+                continue
             kind = kind_of(app, link)
             if kind is not None and kind not in seen:
                 seen.add(kind)

@@ -10,19 +10,33 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from compute_portal import clock, units
-from compute_portal.access import SYSTEM, Role
+from compute_portal.access import SYSTEM, Actor, Role
+from compute_portal.allocations import changes
+from compute_portal.allocations import service as allocation_service
+from compute_portal.allocations.changes import Wish
 from compute_portal.allocations.models import Allocation
+from compute_portal.allocations.states import ChangeKind, ReportKind
+from compute_portal.announcements import service as announcements
+from compute_portal.announcements.service import NewAnnouncement
 from compute_portal.bookings import attempts
 from compute_portal.bookings import service as bookings
 from compute_portal.bookings.attempts import Given
 from compute_portal.bookings.models import Attempt, Booking
+from compute_portal.desk.models import TimetableEntry
+from compute_portal.enterprises import membership
+from compute_portal.enterprises import service as enterprises
 from compute_portal.enterprises.models import Enterprise, Membership
+from compute_portal.enterprises.service import Particulars, RelatedFirm
+from compute_portal.enterprises.states import Relation, SizeClass
 from compute_portal.ledger.models import Bucket, LedgerAccount, LedgerEntry, Unit
 from compute_portal.ledger.service import ALLOCATION_BUCKETS
 from compute_portal.lifecycle import HistoryEntry
+from compute_portal.notices.models import Delivery, Notice
 from compute_portal.policy import Policy
 from compute_portal.pools import service as pools
 from compute_portal.pools.models import Node, Tariff
+from compute_portal.review import appeals, letters
+from compute_portal.sentences import Sentence
 from compute_portal.signin.models import SshKey, User
 from compute_portal.statements import service as statements
 from compute_portal.statements.models import Statement, StatementLine
@@ -30,6 +44,7 @@ from compute_portal.usage import service as usage
 from compute_portal.usage.models import BillingMonth, Charge, UsageRecord
 from compute_portal.usage.service import Piece
 from tests.cast import HOUR, NOW, Cast
+from tests.compute_portal.review import house as review
 
 PERSON_OF = {
     Role.MEMBER: "chen",
@@ -52,6 +67,7 @@ class Town:
     foreign: dict[str, int] = field(default_factory=dict)
     shared: dict[str, int] = field(default_factory=dict)
     keys: dict[str, int] = field(default_factory=dict)
+    notices: dict[str, int] = field(default_factory=dict)
 
 
 def build(cast: Cast, policy: Policy) -> Town:
@@ -59,6 +75,13 @@ def build(cast: Cast, policy: Policy) -> Town:
     town = Town(cast)
     town.own = _rows_of(cast, policy, cast.yusheng, cast.allocation, "chen", "自己的预约")
     town.foreign = _rows_of(cast, policy, cast.luyu, cast.other_allocation, "tang", "别家的预约")
+    town.own |= _change_and_report(cast, cast.allocation, "lin")
+    town.foreign |= _change_and_report(cast, cast.other_allocation, "mei")
+    town.own |= _around(cast, policy, cast.yusheng, "lin", "自家", "91440300708461136T")
+    town.foreign |= _around(cast, policy, cast.luyu, "mei", "别家的预约", "91110000600037341L")
+
+    town.own |= _declined(cast, policy, "lin", "自家")
+    town.foreign |= _declined(cast, policy, "mei", "别家的预约")
 
     def shared(session: Session) -> None:
         nodes = list(session.scalars(sa.select(Node.id).order_by(Node.position)))
@@ -77,6 +100,8 @@ def build(cast: Cast, policy: Policy) -> Town:
             "node_id": nodes[0],
             "window_id": window.id,
             "programme_id": cast.programme,
+            "job_id": _job(session),
+            "announcement_id": _announcement(session, cast),
         }
         for name in ("chen", "lin", "mei", "tang"):
             key = SshKey(
@@ -85,6 +110,15 @@ def build(cast: Cast, policy: Policy) -> Town:
             session.add(key)
             session.flush()
             town.keys[name] = key.id
+        for name in cast.users:
+            told = Notice(
+                user_id=cast.users[name], about=Sentence("mail-password-changed").to_json(), body=[], link="/account",
+                at=NOW, delivery=Delivery.FAILED, next_try_at=NOW, done_at=NOW, error="550 no such user",
+            )  # fmt: skip
+            session.add(told)
+            session.flush()
+            town.notices[name] = told.id
+        town.shared |= {"person_id": cast.users["wu"], "mail_id": town.notices["wu"]}
 
     cast.database.transaction(shared)
     return town
@@ -123,11 +157,103 @@ def _rows_of(
     return cast.database.transaction(work)
 
 
+def _change_and_report(cast: Cast, allocation_id: int, manager: str) -> dict[str, int]:
+    """Of an enterprise: a change of its allocation that waits, a report that is due."""
+
+    def work(session: Session) -> dict[str, int]:
+        allocation = session.get_one(Allocation, allocation_id)
+        more_time = Wish(ChangeKind.EXTENSION, "多一个月", ends_on=allocation.ends_on + dt.timedelta(days=30))
+        change = changes.request(session, allocation_id, more_time, by=cast.actor(manager), now=NOW)
+        report = allocation_service.ask_for_report(
+            session, allocation, ReportKind.FINAL, allocation.ends_on, by=SYSTEM, now=NOW
+        )
+        return {"change_id": change.id, "report_id": report.id}
+
+    return cast.database.transaction(work)
+
+
+def _around(cast: Cast, policy: Policy, enterprise_id: int, manager: str, mark: str, code: str) -> dict[str, int]:
+    """Of an enterprise: its last manager, an invitation, a document, a team that asks, a breach, a related party."""
+    by = cast.actor(manager)
+
+    def work(session: Session) -> dict[str, int]:
+        founder = User(
+            email=f"founder-{enterprise_id}@example.cn", name=f"{mark}创始人", language="zh", created_at=NOW,
+            confirmed_at=NOW,
+        )  # fmt: skip
+        session.add(founder)
+        session.flush()
+        team = enterprises.register(
+            session, Particulars(f"{mark}团队", None, SizeClass.MICRO, sponsor_code=code),
+            by=Actor.of(founder.id, frozenset()), now=NOW,
+        )  # fmt: skip
+        invited = membership.invite(
+            session, f"{mark}@example.cn", role=Role.MEMBER, language="zh", policy=policy.enterprises, by=by, now=NOW
+        )
+        document = enterprises.attach(
+            session, enterprise_id, kind="other", name=f"{mark}.pdf", content=b"%PDF-1.7", policy=policy.files, by=by,
+            now=NOW,
+        )  # fmt: skip
+        breach = enterprises.enter_breach(
+            session, enterprise_id, happened_on=dt.date(2026, 1, 5), evidence=mark, months=36, by=cast.operator, now=NOW
+        )
+        firm = RelatedFirm("914403001922038216", f"{mark}关联", Relation.HOLDS, mark, dt.date(2026, 1, 5))
+        party = enterprises.relate(session, enterprise_id, firm, by=cast.operator, now=NOW)
+        return {
+            "user_id": cast.users[manager], "team_id": team.id, "invitation_id": invited.id, "file_id": document.id,
+            "breach_id": breach.id, "party_id": party.id,
+        }  # fmt: skip
+
+    return cast.database.transaction(work)
+
+
+def _declined(cast: Cast, policy: Policy, manager: str, mark: str) -> dict[str, int]:
+    """Of an enterprise: a request that was reviewed and declined, the letter, an appeal."""
+    by = cast.actor(manager)
+    declined = review.ask(cast, by=by)
+    review.decline(cast, declined, policy, reason=mark)
+    decision = review.decision(cast, declined).id
+
+    def work(session: Session) -> dict[str, int]:
+        letter = letters.keep(session, decision, {"number": f"T-{declined}"}, b"%PDF-1.7", now=NOW)
+        appeal = appeals.file(session, declined, text=mark, policy=policy.review, by=by, now=NOW)
+        return {"letter_id": letter.id, "appeal_id": appeal.id}
+
+    return cast.database.transaction(work)
+
+
+def _job(session: Session) -> int:
+    entry = TimetableEntry(name="metering", says="meter", every_seconds=60, recorded=True)
+    session.add(entry)
+    session.flush()
+    return entry.id
+
+
+def _announcement(session: Session, cast: Cast) -> int:
+    asked = NewAnnouncement(("finance",), "月底结账", "The month is closed.", NOW, NOW + 24 * HOUR)
+    return announcements.publish(session, asked, by=cast.operator, now=NOW).id
+
+
 HOUR_OF_A_CARD = units.gpu_seconds(1)
 STATES = ("finished", "running", "queued", "submitted", "settled")
 
 
 # -- very many ------------------------------------------------------------------------------------------------------
+
+
+def ask(cast: Cast, many: int) -> None:
+    """So many requests that wait, of Luyu, promised at different times."""
+    day = clock.day_of(NOW)
+    rows = [
+        {
+            "programme_id": cast.programme, "pool_id": cast.pool, "enterprise_id": cast.luyu, "state": "submitted",
+            "purpose": "训练", "requested_by": cast.users["mei"], "requested_at": NOW,
+            "requested_gpu_seconds": HOUR_OF_A_CARD, "starts_on": day, "ends_on": day + dt.timedelta(days=20),
+            "due_at": NOW + number % 500 * HOUR, "shares": 1,
+        }
+        for number in range(many)
+    ]  # fmt: skip
+    cast.database.transaction(lambda session: _insert(session, Allocation, rows))
 
 
 def grow(cast: Cast, many: int) -> dict[str, int]:

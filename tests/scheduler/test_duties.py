@@ -1,4 +1,4 @@
-"""What the calendar does: lapse, close allocations, close months, tidy up."""
+"""What the calendar does: lapse, close allocations, close months, remove what is old."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
-from hypothesis import strategies as st
 
 from compute_portal import clock
 from compute_portal.allocations.models import Allocation
@@ -31,27 +29,6 @@ DAY = dt.timedelta(days=1)
 
 def shanghai(*when: int) -> dt.datetime:
     return dt.datetime(*when, tzinfo=clock.SHANGHAI).astimezone(dt.UTC)  # type: ignore[arg-type,misc]
-
-
-@pytest.mark.parametrize(
-    ("asked", "after"),
-    [
-        ((2026, 11, 18, 10, 30), (2026, 11, 20, 10, 30)),  # Wednesday → Friday
-        ((2026, 11, 19, 10, 30), (2026, 11, 23, 10, 30)),  # Thursday → Monday
-        ((2026, 11, 21, 15, 0), (2026, 11, 25, 0, 0)),  # Saturday counts from Monday → Wednesday
-    ],
-)
-def test_working_days_are_monday_to_friday(asked: tuple[int, ...], after: tuple[int, ...]) -> None:
-    assert duties.after_working_days(shanghai(*asked), 2) == shanghai(*after)
-
-
-@given(st.integers(0, 366 * 86_400), st.integers(0, 10))
-def test_a_deadline_never_falls_on_a_weekend_and_never_comes_earlier(second: int, days: int) -> None:
-    instant = dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=second)
-    after = duties.after_working_days(instant, days)
-    assert after >= instant
-    assert after.astimezone(clock.SHANGHAI).weekday() <= duties.FRIDAY
-    assert duties.after_working_days(instant, days + 1) >= after + DAY
 
 
 def test_a_fixed_booking_nobody_decided_on_lapses_before_its_start_and_gives_everything_back(town: Town) -> None:
@@ -209,7 +186,7 @@ def test_only_what_is_old_is_tidied_up(town: Town) -> None:
             session.add(TimetableRun(entry="metering", due_at=at, started_at=at))
 
     town.cast.database.transaction(rows)
-    duties.tidy_up(town.context, now)
+    duties.keep_retention(town.context, now)
     with town.cast.database.read_only() as session:
         for model in (FormKey, SignInTry, UserSession, TimetableRun):
             assert session.scalar(sa.select(sa.func.count()).select_from(model)) == 1

@@ -14,8 +14,11 @@ import sqlalchemy as sa
 from apscheduler.schedulers.blocking import BlockingScheduler
 
 from compute_portal import clock
-from compute_portal.desk.models import TimetableRun
+from compute_portal.desk import jobs
+from compute_portal.desk.models import TimetableEntry, TimetableRun
 from compute_portal.policy import Policy
+from compute_portal.pools.models import Instruction
+from compute_portal.pools.states import InstructionState
 from compute_portal.statements.models import Statement
 from compute_portal.statements.states import StatementState
 from scheduler import timetable
@@ -232,3 +235,59 @@ def test_a_stop_that_comes_before_the_loop_has_begun_is_not_lost(town: Town) -> 
     stopping.set()
     Timetable(town.context, entries(town.policy), stopping).run()
     assert runs(town.context) == []
+
+
+def test_what_a_person_asks_for_is_run_again_and_answered_in_its_row_also_after_a_crash(town: Town) -> None:
+    ran: list[dt.datetime] = []
+    broken = [True]
+
+    def work(_context: Context, now: dt.datetime) -> None:
+        ran.append(now)
+        if broken[0]:
+            raise ValueError("no connection")
+
+    shown = [entry(work)]
+    timetable.publish(town.context, shown)
+    now = town.cast.now
+    assert perform(town.context, shown[0], now) is False
+    with town.cast.database.read_only() as session:
+        job = session.scalars(sa.select(TimetableEntry).where(TimetableEntry.name == "test")).one()
+
+    def asks() -> int:
+        return town.cast.database.transaction(lambda s: jobs.retry(s, job.id, by=town.cast.operator, now=now).id)
+
+    def answered(id: int) -> tuple[InstructionState, object]:
+        with town.cast.database.read_only() as session:
+            row = session.get_one(Instruction, id)
+            return row.state, None if row.answer is None else row.answer["id"]
+
+    first = asks()
+    town.cycle(now)  # the cycle leaves it alone
+    assert answered(first) == (InstructionState.WAITING, None)
+    assert timetable.retry_asked(town.context, shown, now) == ["test"]
+    assert answered(first) == (InstructionState.FAILED, "job-failed-again")
+    assert runs(town.context)[-1][3] == "ValueError: no connection"
+    broken[0] = False
+    second = asks()
+    town.context.transact(lambda s: timetable._claim(s, second))  # claimed, and the process died
+    assert timetable.retry_asked(town.context, shown, now + SECOND) == ["test"]
+    assert answered(second) == (InstructionState.DONE, "job-ran-again")
+    assert runs(town.context)[-1][2:] == (True, None)
+    assert timetable.retry_asked(town.context, shown, now) == []
+    assert len(ran) == 3
+    third = asks()
+    timetable.publish(town.context, [])
+    assert timetable.retry_asked(town.context, [], now) == ["test"]
+    assert answered(third) == (InstructionState.FAILED, "job-is-gone")
+    with town.cast.database.read_only() as session:
+        assert session.get_one(TimetableEntry, job.id).gone
+
+
+def test_the_published_timetable_is_the_one_that_runs(town: Town, policy: Policy) -> None:
+    for _ in range(2):
+        timetable.publish(town.context, entries(policy))
+    with town.cast.database.read_only() as session:
+        rows = {row.name: row for row in session.scalars(sa.select(TimetableEntry))}
+    assert set(rows) == {one.name for one in entries(policy)}
+    for one in entries(policy):
+        assert jobs.slots(rows[one.name], town.cast.now)[0] == one.when.last_due(town.cast.now), one.name

@@ -250,7 +250,14 @@ def test_an_administrator_sees_the_scheduler_its_failures_and_people_without_a_r
         cast,
         TimetableRun(entry="cycle", due_at=NOW, started_at=NOW, finished_at=NOW),
         TimetableRun(entry="cycle", due_at=NOW - HOUR, started_at=NOW - HOUR, error="OperationalError: away"),
-        User(email="new@example.cn", name="赵新", name_en="Zhao Xin", language="zh", created_at=NOW - HOUR),
+        User(
+            email="new@example.cn",
+            name="赵新",
+            name_en="Zhao Xin",
+            language="zh",
+            created_at=NOW - HOUR,
+            confirmed_at=NOW - HOUR,
+        ),
     )
     page = start(app, cast, "an")
     assert "2 things need you" in page

@@ -79,7 +79,9 @@ class Books:
         if self.holds[id]:
             reference, amount = self.holds[id].popitem()
             ledger.release(self.session, id, amount, reference=f"{reference}:release", ended=ended, at=NOW, by=SYSTEM)
-            self.buckets[id].update({"held": -amount, "expired" if ended else "available": amount})
+            repaid = min(amount, self.buckets[id]["overdraft"])
+            self.buckets[id].update({"held": -amount, "expired" if ended else "available": amount - repaid})
+            self.buckets[id].update(overdraft=-repaid)
 
     def correct(self, pick: int, amount: int) -> None:
         if self.charges:
@@ -203,6 +205,26 @@ def test_a_charge_takes_from_the_hold_then_from_what_is_available_then_overdraft
     found = balance(books.session, 1)
     assert (found.held, found.available, found.used, found.overdraft) == (0, 0, 12_500, 2_500)
     assert found.awarded == 10_000
+
+
+def test_a_hold_takes_what_is_missing_from_the_overdraft_as_far_as_it_may_and_its_release_repays_it(
+    books: Books,
+) -> None:
+    books.award(2, 1_000)
+
+    def hold(name: str, amount: int, most: int) -> int:
+        return ledger.hold(books.session, 2, amount, reference=name, at=NOW, by=SYSTEM, overdraft_most=most)
+
+    assert hold("a", 900, 200) == 100
+    assert hold("b", 250, 200) == 0
+    found = balance(books.session, 2)
+    assert (found.available, found.held, found.overdraft, found.awarded) == (0, 1_150, 150, 1_000)
+    with pytest.raises(Refusal) as refused:
+        hold("c", 51, 200)
+    assert refused.value.sentence == Sentence("needs-more-hours", needed=51, available=50)
+    ledger.release(books.session, 2, 900, reference="a:release", ended=False, at=NOW, by=SYSTEM)
+    found = balance(books.session, 2)
+    assert (found.available, found.held, found.overdraft) == (750, 250, 0)
 
 
 def test_an_award_repays_the_overdraft_first(books: Books) -> None:

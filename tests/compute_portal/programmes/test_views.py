@@ -33,7 +33,7 @@ def test_everybody_reads_what_a_programme_has_left_and_how_long_a_decision_takes
         assert "SME compute programme 1 January 2026 – 31 December 2027 H800 1,175,000.00 1,200,000.00" in listed
         page = words(client.get(f"/programmes/{cast.programme}"))
         assert "1,175,000 of 1,200,000 GPU-hours are left" in page
-        assert "Decided within 3 days" in page
+        assert "within 3 working days" in page
         assert "16.50" in page
 
 

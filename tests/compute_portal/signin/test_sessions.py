@@ -103,11 +103,11 @@ def test_a_disabled_person_cannot_sign_in_and_is_told_the_same_as_everybody(brow
 
 def test_a_removed_role_is_refused_at_the_next_request(browser: Browser, cast: Cast) -> None:
     browser.be(cast.users["zhou"])
-    assert browser.get("/account").status_code == 200
+    assert browser.get("/enterprises").status_code == 200
     cast.database.transaction(
         lambda s: s.execute(sa.delete(BureauRole).where(BureauRole.user_id == cast.users["zhou"]))
     )
-    assert browser.get("/account").status_code == 403
+    assert browser.get("/enterprises").status_code == 403
 
 
 def test_a_session_ends_after_an_idle_hour(browser: Browser, cast: Cast, policy: Policy) -> None:

@@ -278,6 +278,14 @@ def standing_of(id: int, snapshot: Snapshot) -> Standing:
     return next(standing for standing in plan(snapshot).standings if standing.waiting.booking_id == id)
 
 
+def test_what_waits_on_an_overdrawn_allocation_comes_last_and_still_starts_where_there_is_room() -> None:
+    queue = [waits(1, enterprise=1), waits(2, enterprise=2), waits(3, enterprise=3)]
+    snapshot = seen(queue, usage=(0.0, 900.0, 100.0))
+    first = dataclasses.replace(snapshot.leaves[0], low_priority=True)
+    assert started(snapshot) == [1, 3, 2]
+    assert started(dataclasses.replace(snapshot, leaves=[first, *snapshot.leaves[1:]])) == [3, 2, 1]
+
+
 def test_who_used_less_comes_first_then_who_came_first_then_the_lower_number() -> None:
     queue = [
         waits(1, enterprise=1, submitted_at=NOW - 900),

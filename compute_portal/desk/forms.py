@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+from ..forms import PortalForm, RadioChoiceField, Required, TextField
+from ..language import N_
+
+
+class ViewAsForm(PortalForm):
+    user_id = RadioChoiceField(N_("Whose pages"), [Required()], coerce=int)
+    why = TextField(
+        N_("Reason"), [Required()], most=200, description=N_("It stays in the history, with your name and theirs.")
+    )

@@ -1,0 +1,484 @@
+"""One queue of everything that needs a decision: whatever ends first stands first.
+
+One query for a page of it: a UNION ALL of selects that each read their own index and stop after a page's rows. It goes
+on from the last row that was seen, so the thousandth page costs what the first one does.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.orm import Session
+
+from ..access import Actor, Permission, Role
+from ..allocations.models import IS_WAITING, Allocation, AllocationChange, Report
+from ..allocations.review_models import RequestStep
+from ..allocations.states import ChangeState, ReportState
+from ..bookings.models import Booking
+from ..bookings.states import BookingKind, BookingState
+from ..db import UtcDateTime
+from ..enterprises.models import Enterprise
+from ..enterprises.states import EnterpriseState
+from ..language import N_
+from ..notices.models import Delivery, Notice
+from ..policy import BookingPolicy, DeskPolicy
+from ..pools.models import Instruction, Pool
+from ..pools.states import InstructionState
+from ..review.models import Appeal
+from ..review.states import AppealState
+from .models import TimetableEntry, TimetableRun
+
+PAGE = 25
+MOST_COUNTED = 1_000  # of a kind: more than nobody counts
+DAY = 86_400
+
+
+class Kind(enum.StrEnum):
+    """What can wait, in the order in which things of the same instant stand."""
+
+    APPEAL = "appeal"
+    BOOKING = "booking"
+    CHANGE = "change"
+    ENTERPRISE = "enterprise"
+    INSTRUCTION = "instruction"
+    JOB = "job"
+    MAIL = "mail"
+    REPORT = "report"
+    REQUEST = "request"
+
+
+KIND_NAMES: dict[Kind, str] = {
+    Kind.ENTERPRISE: N_("Enterprises to verify"),
+    Kind.REQUEST: N_("Requests"),
+    Kind.CHANGE: N_("Changes"),
+    Kind.APPEAL: N_("Appeals"),
+    Kind.REPORT: N_("Reports"),
+    Kind.BOOKING: N_("Bookings"),
+    Kind.INSTRUCTION: N_("Instructions that failed"),
+    Kind.MAIL: N_("Mail that failed"),
+    Kind.JOB: N_("Timetable"),
+}
+# Whoever may deal with a kind; others of the bureau only see that it waits.
+DEALS_WITH: dict[Kind, Permission] = {
+    Kind.ENTERPRISE: Permission.ENTERPRISE_VERIFY,
+    Kind.REQUEST: Permission.REVIEW_APPROVE,
+    Kind.CHANGE: Permission.CHANGE_APPROVE,
+    Kind.APPEAL: Permission.REVIEW_APPROVE,
+    Kind.REPORT: Permission.REPORT_ACCEPT,
+    Kind.BOOKING: Permission.BOOKING_APPROVE,
+    Kind.INSTRUCTION: Permission.NODE_DRAIN,
+    Kind.MAIL: Permission.MAIL_RETRY,
+    Kind.JOB: Permission.JOB_RETRY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page ended: the next one begins behind it."""
+
+    due_at: dt.datetime
+    kind: Kind
+    id: int
+
+    def __str__(self) -> str:
+        return f"{int(self.due_at.timestamp())}-{self.kind}-{self.id}"
+
+    @classmethod
+    def read(cls, text: str) -> Place | None:
+        """None when the text names no place: the queue then begins at its beginning."""
+        try:
+            seconds, kind, id = text.split("-")
+            return cls(dt.datetime.fromtimestamp(int(seconds), dt.UTC), Kind(kind), int(id))
+        except (ValueError, OverflowError, OSError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """What the queue is narrowed to."""
+
+    kind: Kind | None = None
+    mine: bool = False
+    late: bool = False
+    after: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing that waits. `number` is GPU-seconds, cards or how many, by kind; `text` what a person wrote."""
+
+    kind: Kind
+    id: int
+    due_at: dt.datetime
+    since_at: dt.datetime
+    text: str | None
+    number: int | None
+    assigned_to: int | None
+    escalated: bool
+    target_id: int | None  # what it is about, where that is another row; of a request its open step
+    enterprise: Enterprise | None
+    pool_name: str | None
+
+    @property
+    def place(self) -> Place:
+        return Place(self.due_at, self.kind, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    items: Sequence[Item]
+    next: Place | None
+    counts: Mapping[Kind, int]  # at most MOST_COUNTED each
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Numbers of the policy that say by when things are due."""
+
+    desk: DeskPolicy
+    bookings: BookingPolicy
+
+
+def load(session: Session, which: Which, rules: Rules, by: Actor, now: dt.datetime) -> Queue:
+    """Two queries, whatever waits."""
+    branches = _branches(session, rules, by, now)
+    narrowed = {kind: _narrow(kind, query, which, by, now) for kind, query in branches.items()}
+    wanted = {kind: query for kind, query in narrowed.items() if query is not None and which.kind in (None, kind)}
+    counts = _count(session, {kind: query for kind, query in narrowed.items() if query is not None})
+    items: list[Item] = []
+    if wanted:
+        items = _page(session, [_after(kind, query, which.after) for kind, query in wanted.items()])
+    rest = items[PAGE:]
+    items = items[:PAGE]
+    return Queue(items, items[-1].place if rest else None, counts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """One kind: its rows, by what they are ordered, and what makes a row mine (None: the permission alone)."""
+
+    query: sa.Select[Any]
+    due: sa.SQLColumnExpression[Any]
+    id: sa.SQLColumnExpression[int]
+    mine: sa.ColumnElement[bool] | None = None
+    whole: bool = False  # already one row: nothing to count or to go on from
+
+
+def _branches(session: Session, rules: Rules, by: Actor, now: dt.datetime) -> dict[Kind, _Branch]:
+    later = _later(session)
+    branches = {
+        Kind.ENTERPRISE: _enterprises(later(Enterprise.applied_at, rules.desk.enterprise_days * DAY)),
+        Kind.REQUEST: _requests(by),
+        Kind.CHANGE: _changes(),
+        Kind.APPEAL: _appeals(),
+        Kind.REPORT: _reports(later(Report.handed_in_at, rules.desk.report_days * DAY)),
+        Kind.BOOKING: _bookings(
+            sa.case(
+                (
+                    Booking.kind == BookingKind.FIXED,
+                    later(Booking.starts_at, -rules.bookings.undecided_lapses_hours_before * 3_600),
+                ),
+                else_=later(Booking.submitted_at, rules.bookings.undecided_lapses_working_days * DAY),
+            )
+        ),
+        Kind.INSTRUCTION: _instructions(now - dt.timedelta(days=rules.desk.failed_days)),
+        Kind.MAIL: _mail(),
+        Kind.JOB: _jobs(now - dt.timedelta(days=rules.desk.failed_days)),
+    }
+    if not by.may(Permission.MAIL_VIEW):
+        del branches[Kind.MAIL]
+    return branches
+
+
+def _later(session: Session) -> Any:
+    """A function that moves an instant's column by seconds, in the store's own words."""
+    if session.get_bind().dialect.name == "postgresql":
+        return lambda column, seconds: column + sa.literal(dt.timedelta(seconds=seconds), sa.Interval())
+
+    def on_sqlite(column: Any, seconds: int) -> Any:
+        moved = sa.func.strftime("%Y-%m-%d %H:%M:%f000", column, f"{seconds:+d} seconds")
+        return sa.type_coerce(moved, UtcDateTime())
+
+    return on_sqlite
+
+
+def _row(
+    kind: Kind,
+    id: Any,
+    due: Any,
+    since: Any,
+    *,
+    text: Any = None,
+    number: Any = None,
+    assigned_to: Any = None,
+    escalated: Any = None,
+    target_id: Any = None,
+    enterprise_id: Any = None,
+    pool_id: Any = None,
+) -> sa.Select[Any]:
+    def whole(value: Any, type_: Any) -> Any:
+        return sa.cast(sa.null(), type_) if value is None else value
+
+    return sa.select(
+        sa.literal(str(kind), sa.String).label("kind"),
+        sa.cast(id, sa.Integer).label("id"),
+        sa.type_coerce(due, UtcDateTime()).label("due_at"),
+        sa.type_coerce(since, UtcDateTime()).label("since_at"),
+        sa.cast(whole(text, sa.String), sa.String).label("text"),
+        sa.cast(whole(number, sa.BigInteger), sa.BigInteger).label("number"),
+        sa.cast(whole(assigned_to, sa.Integer), sa.Integer).label("assigned_to"),
+        sa.literal(0).label("escalated") if escalated is None else sa.case((escalated, 1), else_=0).label("escalated"),
+        sa.cast(whole(target_id, sa.Integer), sa.Integer).label("target_id"),
+        sa.cast(whole(enterprise_id, sa.Integer), sa.Integer).label("enterprise_id"),
+        sa.cast(whole(pool_id, sa.Integer), sa.Integer).label("pool_id"),
+    )
+
+
+def _enterprises(due: Any) -> _Branch:
+    query = _row(
+        Kind.ENTERPRISE, Enterprise.id, due, Enterprise.applied_at, enterprise_id=Enterprise.id
+    ).where(Enterprise.state == EnterpriseState.APPLIED)  # fmt: skip
+    return _Branch(query, Enterprise.applied_at, Enterprise.id)
+
+
+def _requests(by: Actor) -> _Branch:
+    """By the time that was promised; with the step that is open now, if the track has steps."""
+    query = (
+        _row(
+            Kind.REQUEST,
+            Allocation.id,
+            Allocation.due_at,
+            Allocation.requested_at,
+            number=Allocation.requested_gpu_seconds,
+            assigned_to=RequestStep.assigned_to,
+            escalated=RequestStep.escalated_at.is_not(None),
+            target_id=RequestStep.id,
+            enterprise_id=Allocation.enterprise_id,
+            pool_id=Allocation.pool_id,
+        )
+        .select_from(Allocation)
+        .outerjoin(
+            RequestStep,
+            sa.and_(
+                RequestStep.allocation_id == Allocation.id,
+                RequestStep.opened_at.is_not(None),
+                RequestStep.done_at.is_(None),
+            ),
+        )
+        .where(IS_WAITING)
+    )
+    mine = sa.or_(
+        RequestStep.assigned_to == by.user_id,
+        sa.and_(RequestStep.assigned_to.is_(None), RequestStep.role.in_([role for role in by.roles])),
+        sa.and_(RequestStep.id.is_(None), sa.literal(Role.OPERATOR in by.roles)),
+    )
+    return _Branch(query, Allocation.due_at, Allocation.id, mine)
+
+
+def _changes() -> _Branch:
+    query = (
+        _row(
+            Kind.CHANGE,
+            AllocationChange.id,
+            AllocationChange.due_at,
+            AllocationChange.requested_at,
+            text=AllocationChange.kind,
+            number=AllocationChange.gpu_seconds,
+            target_id=AllocationChange.allocation_id,
+            enterprise_id=AllocationChange.enterprise_id,
+            pool_id=Allocation.pool_id,
+        )
+        .join(Allocation, Allocation.id == AllocationChange.allocation_id)
+        .where(AllocationChange.state == ChangeState.SUBMITTED)
+    )
+    return _Branch(query, AllocationChange.due_at, AllocationChange.id)
+
+
+def _appeals() -> _Branch:
+    query = _row(
+        Kind.APPEAL,
+        Appeal.id,
+        Appeal.due_at,
+        Appeal.filed_at,
+        escalated=Appeal.escalated_at.is_not(None),
+        target_id=Appeal.allocation_id,
+        enterprise_id=Appeal.enterprise_id,
+    ).where(Appeal.state == AppealState.FILED)
+    return _Branch(query, Appeal.due_at, Appeal.id)
+
+
+def _reports(due: Any) -> _Branch:
+    query = _row(
+        Kind.REPORT,
+        Report.id,
+        due,
+        Report.handed_in_at,
+        text=Report.kind,
+        target_id=Report.allocation_id,
+        enterprise_id=Report.enterprise_id,
+    ).where(Report.state == ReportState.HANDED_IN)
+    return _Branch(query, due, Report.id)
+
+
+def _bookings(due: Any) -> _Branch:
+    query = _row(
+        Kind.BOOKING,
+        Booking.id,
+        due,
+        Booking.submitted_at,
+        text=Booking.title,
+        number=Booking.held_gpu_seconds,
+        enterprise_id=Booking.enterprise_id,
+        pool_id=Booking.pool_id,
+    ).where(Booking.state == BookingState.SUBMITTED)
+    return _Branch(query, due, Booking.id)
+
+
+def _instructions(since: dt.datetime) -> _Branch:
+    """Failed, and nobody has asked for anything else of the same thing since."""
+    newer = orm.aliased(Instruction)
+    query = _row(
+        Kind.INSTRUCTION,
+        Instruction.id,
+        Instruction.answered_at,
+        Instruction.at,
+        text=Instruction.verb + " " + Instruction.target_kind,
+        target_id=Instruction.target_id,
+    ).where(
+        Instruction.state == InstructionState.FAILED,
+        Instruction.target_kind != "timetable",
+        Instruction.answered_at >= since,
+        ~sa.exists().where(
+            newer.target_kind == Instruction.target_kind,
+            newer.target_id == Instruction.target_id,
+            newer.id > Instruction.id,
+        ),
+    )
+    return _Branch(query, Instruction.answered_at, Instruction.id)
+
+
+def _mail() -> _Branch:
+    """One row for all of it: when a mail server is away, a hundred letters are one thing to look at."""
+    failed = (
+        sa.select(sa.func.count().label("n"), sa.func.min(Notice.done_at).label("since"))
+        .where(Notice.delivery == Delivery.FAILED)
+        .subquery()
+    )
+    query = _row(Kind.MAIL, sa.literal(0), failed.c.since, failed.c.since, number=failed.c.n).where(failed.c.n > 0)
+    return _Branch(query, failed.c.since, sa.literal(0), whole=True)
+
+
+def _jobs(since: dt.datetime) -> _Branch:
+    """Entries of the timetable whose last run failed."""
+    later = orm.aliased(TimetableRun)
+    failed = (
+        sa.select(TimetableRun.entry, sa.func.max(TimetableRun.due_at).label("due_at"))
+        .where(
+            TimetableRun.error.is_not(None),
+            TimetableRun.due_at >= since,
+            ~sa.exists().where(
+                later.entry == TimetableRun.entry,
+                later.due_at > TimetableRun.due_at,
+                later.finished_at.is_not(None),
+                later.error.is_(None),
+            ),
+        )
+        .group_by(TimetableRun.entry)
+        .subquery()
+    )
+    query = (
+        _row(Kind.JOB, TimetableEntry.id, failed.c.due_at, failed.c.due_at, text=TimetableEntry.name)
+        .join(failed, failed.c.entry == TimetableEntry.name)
+        .where(TimetableEntry.gone.is_(False))
+    )
+    return _Branch(query, failed.c.due_at, TimetableEntry.id)
+
+
+def _narrow(kind: Kind, branch: _Branch, which: Which, by: Actor, now: dt.datetime) -> _Branch | None:
+    """None when nothing of this kind can be in it."""
+    query = branch.query
+    if which.mine:
+        if not by.may(DEALS_WITH[kind]):
+            return None
+        if branch.mine is not None:
+            query = query.where(branch.mine)
+    if which.late:
+        query = query.where(query.selected_columns.due_at < now)
+    return _Branch(query, branch.due, branch.id, branch.mine, branch.whole)
+
+
+def _after(kind: Kind, branch: _Branch, place: Place | None) -> sa.Select[Any]:
+    """The branch's first rows behind the place."""
+    query = branch.query
+    if place is not None:
+        due = query.selected_columns.due_at
+        if kind > place.kind:
+            query = query.where(due >= place.due_at)
+        elif kind < place.kind:
+            query = query.where(due > place.due_at)
+        else:
+            query = query.where(
+                due >= place.due_at, sa.or_(due > place.due_at, branch.id > place.id)
+            )  # fmt: skip
+    if branch.whole:
+        return query
+    return query.order_by(branch.due, branch.id).limit(PAGE + 1)
+
+
+def _count(session: Session, branches: Mapping[Kind, _Branch]) -> dict[Kind, int]:
+    counted = {
+        kind: sa.select(sa.func.count()).select_from(
+            branch.query.with_only_columns(branch.id).order_by(None).limit(MOST_COUNTED).subquery()
+        )
+        for kind, branch in branches.items()
+        if not branch.whole
+    }
+    if not counted:
+        return {}
+    whole = [
+        sa.select(branch.query.with_only_columns(branch.query.selected_columns.number).subquery().c.number)
+        for branch in branches.values()
+        if branch.whole
+    ]
+    columns = [query.scalar_subquery() for query in [*counted.values(), *whole]]
+    row = session.execute(sa.select(*columns)).one()
+    kinds = [*counted, *(kind for kind, branch in branches.items() if branch.whole)]
+    found = {kind: int(number or 0) for kind, number in zip(kinds, row, strict=True)}
+    return {kind: min(1, number) if branches[kind].whole else number for kind, number in found.items()}
+
+
+def _page(session: Session, queries: Sequence[sa.Select[Any]]) -> list[Item]:
+    rows = sa.union_all(*(sa.select(query.subquery()) for query in queries)).subquery("waiting")
+    found = session.execute(
+        sa.select(
+            rows.c.kind,
+            rows.c.id,
+            sa.type_coerce(rows.c.due_at, UtcDateTime()),
+            sa.type_coerce(rows.c.since_at, UtcDateTime()),
+            rows.c.text,
+            rows.c.number,
+            rows.c.assigned_to,
+            rows.c.escalated,
+            rows.c.target_id,
+            Enterprise,
+            Pool.name,
+        )
+        .outerjoin(Enterprise, Enterprise.id == rows.c.enterprise_id)
+        .outerjoin(Pool, Pool.id == rows.c.pool_id)
+        .order_by(rows.c.due_at, rows.c.kind, rows.c.id)
+        .limit(PAGE + 1)
+    )
+    return [
+        Item(Kind(kind), id, due_at, since_at, text, number, assigned_to, bool(escalated), target_id, firm, pool)
+        for kind, id, due_at, since_at, text, number, assigned_to, escalated, target_id, firm, pool in found
+    ]

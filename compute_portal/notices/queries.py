@@ -1,0 +1,43 @@
+"""Reading notices: a person's own list, what is due for mail, what could not be delivered."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from ..access import Actor
+from .models import Delivery, Notice
+
+
+def own_notices(by: Actor, *, unread_only: bool = False) -> sa.Select[Notice]:
+    """Newest first. What went to a bare address is nobody's."""
+    query = sa.select(Notice).where(Notice.user_id == by.user_id).order_by(Notice.id.desc())
+    return query.where(Notice.read_at.is_(None)) if unread_only else query
+
+
+def due_ids(session: Session, *, now: dt.datetime, limit: int) -> list[int]:
+    """What is to be sent by mail now, longest due first."""
+    return list(
+        session.scalars(
+            sa.select(Notice.id)
+            .where(Notice.delivery == Delivery.WAITING, Notice.next_try_at <= now)
+            .order_by(Notice.next_try_at, Notice.id)
+            .limit(limit)
+        )
+    )
+
+
+def failed_notices() -> sa.Select[Notice]:
+    """Newest first."""
+    return sa.select(Notice).where(Notice.delivery == Delivery.FAILED).order_by(Notice.id.desc())
+
+
+def count_waiting(session: Session, *, now: dt.datetime) -> tuple[int, dt.datetime | None]:
+    """How many wait for mail, and since when the oldest does."""
+    row = session.execute(
+        sa.select(sa.func.count(), sa.func.min(Notice.at)).where(Notice.delivery == Delivery.WAITING)
+    ).one()
+    oldest: dt.datetime | None = row[1]
+    return row[0], oldest
