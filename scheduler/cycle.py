@@ -128,9 +128,10 @@ class _Round:
         self.applied: set[tuple[str, LeaseState]] = set()
         self.all_written = True
         self.news = False  # the engine may have something to tell
+        self.answers: list[tuple[int, Sentence]] = []  # to instructions, written with what they brought about
 
     def look(self) -> _Work:
-        with self.context.database.read_only() as session:
+        with self.context.database.look() as session:
             steps: dict[Step, list[ToDo]] = {step: [] for step in Step}
             for todo in attempts.list_to_do(session):
                 steps[todo.step].append(todo)
@@ -162,13 +163,11 @@ class _Round:
         if keys:
             self.context.engine.stop(list(keys.values()), self.now)
             self.news = True
+        self.answers = [(one.id, Sentence("stopped" if one.target_id in keys else "nothing-to-stop")) for one in stops]
 
-        def answer(session: Session) -> None:
-            for one in stops:
-                told = Sentence("stopped" if one.target_id in keys else "nothing-to-stop")
-                pools.answer(session, one.id, told, done=True, now=self.now)
-
-        self.context.transact(answer)
+    def _write_answers(self, session: Session) -> None:
+        for id, told in self.answers:
+            pools.answer(session, id, told, done=True, now=self.now)
 
     def change_nodes(self, asked: Sequence[Asked]) -> None:
         """One by one, and claimed first: what the cluster is told of a node may take its time, and the page says so."""
@@ -273,9 +272,14 @@ class _Round:
     # -- what the engine did ------------------------------------------------------------------------------------------
 
     def record(self) -> None:
-        if not self.news:
-            return
-        self.news = False
+        if self.news:
+            self.news = False
+            self._record()
+        if self.answers:
+            self.context.transact(self._write_answers)
+            self.answers = []
+
+    def _record(self) -> None:
         known = self.context.applied | self.applied
         fresh = [
             one
@@ -283,7 +287,9 @@ class _Round:
             if one.state is not LeaseState.WAITING and (one.key, one.state) not in known
         ]
         if fresh:
-            started, written = news.write(self.context, fresh, self.now)
+            started, written = news.write(self.context, fresh, self.now, self._write_answers)
+            if written and any(one.state is LeaseState.ENDED for one in fresh):
+                self.answers = []
             self.result.started += started
             self.all_written = self.all_written and written
             self.applied.update((one.key, one.state) for one in fresh)
@@ -322,7 +328,7 @@ class _Round:
                 self._take_answers(hook)
 
     def _to_do(self, step: Step) -> list[ToDo]:
-        with self.context.database.read_only() as session:
+        with self.context.database.look() as session:
             return [todo for todo in attempts.list_to_do(session) if todo.step is step]
 
     def _ask(self, hook: AccessHook, action: str, todos: Sequence[ToDo]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy.orm import Session
 
@@ -18,8 +18,14 @@ from scheduler.phases import phase
 log = logging.getLogger(__name__)
 
 
-def write(context: Context, news: Sequence[Observation], now: dt.datetime) -> tuple[list[int], bool]:
-    """Returns the bookings that run from now on, and whether everything could be written."""
+def write(
+    context: Context,
+    news: Sequence[Observation],
+    now: dt.datetime,
+    with_ends: Callable[[Session], None] = lambda session: None,
+) -> tuple[list[int], bool]:
+    """Returns the bookings that run from now on, and whether everything could be written. `with_ends` writes what
+    belongs to the ends, in their transaction; it may be called again."""
     placed = [one for one in news if one.state is LeaseState.PLACED]
     ended = [one for one in news if one.state is LeaseState.ENDED]
     started: dict[str, int] = {}
@@ -30,13 +36,17 @@ def write(context: Context, news: Sequence[Observation], now: dt.datetime) -> tu
         started.update(wanted)
         unwanted.update(one.key for one in some if one.key not in wanted)
 
+    def write_ended(session: Session, some: Sequence[Observation]) -> None:
+        _write_ended(context, session, some, now)
+        with_ends(session)
+
     failures = 0
     if ended:
         with phase("end"):
             failures += in_batches(
                 context,
                 ended,
-                lambda session, some: _write_ended(context, session, some, now),
+                write_ended,
                 lambda one, error: give_up(context, one.key, error, now),
             )
     if placed:

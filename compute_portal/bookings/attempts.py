@@ -19,12 +19,12 @@ from .. import clock
 from ..access import SYSTEM
 from ..allocations.models import Allocation
 from ..allocations.states import AllocationState
-from ..db import lock
+from ..db import Reader, lock
 from ..ledger import service as ledger
 from ..lifecycle import Move, move_all, move_to
 from ..pools import service as pools
 from ..sentences import Sentence
-from .models import TO_DO, WAITING, Attempt, Booking, Standing
+from .models import TO_DO, Attempt, Booking, Standing
 from .service import free_slot, give_back
 from .states import ON_THE_CLUSTER, OPEN, AttemptOutcome, BookingKind, BookingState
 
@@ -57,7 +57,11 @@ class HandOver:
 A, B = ATTEMPTS.c, BOOKINGS.c
 _WAITING = (
     sa.select(B.id, B.ends_at)
-    .where(WAITING, sa.or_(B.starts_at.is_(None), B.starts_at <= sa.bindparam("now")))
+    .where(
+        B.under_way.is_(False),
+        B.state.in_((BookingState.QUEUED, BookingState.CONFIRMED)),
+        sa.or_(B.starts_at.is_(None), B.starts_at <= sa.bindparam("now")),
+    )
     .order_by(B.id)
     .limit(1000)
 )
@@ -97,7 +101,7 @@ _RECORD = (
 )
 
 
-def list_waiting(session: Session, now: dt.datetime) -> tuple[list[int], list[int]]:
+def list_waiting(session: Reader, now: dt.datetime) -> tuple[list[int], list[int]]:
     """Bookings without an attempt under way: flexible ones and fixed ones whose time has come, to be handed over; and
     fixed ones whose window passed meanwhile."""
     to_hand_over: list[int] = []
@@ -451,7 +455,7 @@ _TO_DO = (
 )
 
 
-def list_to_do(session: Session) -> list[ToDo]:
+def list_to_do(session: Reader) -> list[ToDo]:
     """Open attempts with something left to do, in one walk over the open ones."""
     found = []
     for id, key, booking_id, enterprise_id, outcome, placed_at, until_at, nodes, handed_over_at in session.execute(
@@ -518,7 +522,7 @@ _KEYS_UNDER_WAY = sa.select(A.booking_id, A.key).where(
 )
 
 
-def keys_under_way(session: Session, booking_ids: Sequence[int]) -> dict[int, str]:
+def keys_under_way(session: Reader, booking_ids: Sequence[int]) -> dict[int, str]:
     """The key of each booking's attempt that is not over, where there is one."""
     return {booking_id: key for booking_id, key in session.execute(_KEYS_UNDER_WAY, {"ids": list(booking_ids)})}
 

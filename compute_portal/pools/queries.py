@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from .. import clock
-from ..db import UtcDateTime
+from ..db import Reader, UtcDateTime
 from ..lifecycle import HistoryEntry
 from ..sentences import NotFound, Refusal, Sentence
 from ..signin.models import User
@@ -105,20 +105,30 @@ def capacity(session: Session, pool_ids: Iterable[int]) -> dict[int, int]:
 _O, _N, _M = (cast(sa.Table, model.__table__).c for model in (Occupancy, Node, Maintenance))
 
 
-def _occupied(*which: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    return sa.select(_O.node_id, _O.gpu_mask, _O.starts_at, _O.ends_at, _O.fixed, _O.released_at, _O.stuck_at).where(
-        _O.pool_id == sa.bindparam("pool"), *which
-    )
+def _epoch(instant: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+    """As a Unix second, reckoned by the store: a plan reads hundreds of these."""
+    return sa.cast(sa.extract("epoch", instant), sa.BigInteger)
+
+
+def _occupied(released: bool, *which: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    stuck = sa.case((_O.stuck_at.is_(None), 0), else_=1)
+    return sa.select(
+        _O.node_id,
+        _O.gpu_mask,
+        _epoch(_O.starts_at),
+        _epoch(_O.ends_at),
+        _O.fixed,
+        sa.literal_column(f"{released:d}"),
+        stuck,
+    ).where(_O.pool_id == sa.bindparam("pool"), *which)
 
 
 # Two short walks over indexes instead of an OR that reads the pool's whole past. The second finds something only when
 # a clock was set back: released, but not over yet.
 _OCCUPIED = sa.union_all(
-    _occupied(_O.released_at.is_(None)),
-    _occupied(_O.released_at.is_not(None), _O.ends_at > sa.bindparam("now", type_=UtcDateTime())),
+    _occupied(False, _O.released_at.is_(None)),
+    _occupied(True, _O.released_at.is_not(None), _O.ends_at > sa.bindparam("now", type_=UtcDateTime())),
 )
-
-
 _NODES = sa.select(_N.id, _N.gpus, _N.state).where(_N.pool_id == sa.bindparam("pool")).order_by(_N.position)
 _WINDOWS = sa.select(_M.node_ids, _M.starts_at, _M.ends_at).where(
     _M.pool_id == sa.bindparam("pool"), _M.state == MaintenanceState.PLANNED, _M.ends_at > sa.bindparam("now")
@@ -134,15 +144,15 @@ class _OfPool(Protocol):
     def booking_unit(self) -> BookingUnit: ...
 
 
-def load_availability(session: Session, pool: _OfPool, now: dt.datetime) -> Availability:
+def load_availability(session: Reader, pool: _OfPool, now: dt.datetime) -> Availability:
     """Who occupies which GPUs of the pool from `now` on: bookings, nodes not up, maintenance."""
     second = int(now.timestamp())
     nodes = session.execute(_NODES, {"pool": pool.id}).all()
     occupied = session.execute(_OCCUPIED, {"pool": pool.id, "now": now})
-    rows = []
-    for node_id, mask, starts_at, ends_at, fixed, released_at, stuck_at in occupied:
-        end = _taken_until(ends_at, released_at, stuck_at, second)
-        rows.append((node_id, mask, int(starts_at.timestamp()), end, fixed))
+    rows = [
+        (node_id, mask, start, _taken_until(end, released, stuck, second), fixed)
+        for node_id, mask, start, end, fixed, released, stuck in occupied
+    ]
     closed = [(id, second, FOREVER) for id, _gpus, state in nodes if state is not NodeState.UP]
     for node_ids, starts_at, ends_at in session.execute(_WINDOWS, {"pool": pool.id, "now": now}):
         span = int(starts_at.timestamp()), int(ends_at.timestamp())
@@ -152,14 +162,12 @@ def load_availability(session: Session, pool: _OfPool, now: dt.datetime) -> Avai
     )
 
 
-def _taken_until(
-    ends_at: dt.datetime, released_at: dt.datetime | None, stuck_at: dt.datetime | None, second: int
-) -> int:
-    """Until when the GPUs of an occupancy are not for others, as a Unix second."""
-    end = int(ends_at.timestamp())
-    if released_at is not None:
+def _taken_until(end: int, released: object, stuck: object, second: int) -> int:
+    """Until when the GPUs of an occupancy are not for others. `end` and the answer are Unix seconds; `released` and
+    `stuck` are true, or an instant, when access was taken back or could not be."""
+    if released:
         return end
-    if stuck_at is not None:
+    if stuck:
         return FOREVER
     return second + RELEASE_GRACE_SECONDS if end <= second else end
 
@@ -287,7 +295,7 @@ def pictures(session: Session, pools: Sequence[Pool], now: dt.datetime) -> list[
         .where(Occupancy.pool_id.in_(ids), sa.or_(Occupancy.ends_at > now, Occupancy.released_at.is_(None)))
         .order_by(Occupancy.starts_at, Occupancy.booking_id)
     ):
-        until = _taken_until(ends_at, released_at, stuck_at, second)
+        until = _taken_until(int(ends_at.timestamp()), released_at, stuck_at, second)
         uses[pool_id].append(Use(node_id, booking_id, mask, starts_at, ends_at, until))
     for window in session.scalars(
         sa.select(Maintenance)
@@ -322,7 +330,7 @@ def list_uses(session: Session, node_id: int, now: dt.datetime) -> list[Use]:
             row.gpu_mask,
             row.starts_at,
             row.ends_at,
-            _taken_until(row.ends_at, row.released_at, row.stuck_at, second),
+            _taken_until(int(row.ends_at.timestamp()), row.released_at, row.stuck_at, second),
         )
         for row in rows
     ]

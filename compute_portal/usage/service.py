@@ -9,7 +9,7 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -23,7 +23,32 @@ from ..bookings.models import Attempt, Booking
 from ..ledger import service as ledger
 from .models import BillingMonth, Charge, MonthState, UsageRecord
 
-T = TypeVar("T", Attempt, Booking)
+_ATTEMPTS, _BOOKINGS = (cast(sa.Table, model.__table__) for model in (Attempt, Booking))
+_THESE: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
+_LOCK_ATTEMPTS = (
+    sa.select(_ATTEMPTS.c.id, _ATTEMPTS.c.metered_until_at)
+    .where(_ATTEMPTS.c.id.in_(_THESE))
+    .order_by(_ATTEMPTS.c.id)
+    .with_for_update()
+)
+_METERED = (
+    sa.update(_ATTEMPTS).where(_ATTEMPTS.c.id == sa.bindparam("attempt")).values(metered_until_at=sa.bindparam("until"))
+)
+_WHOLE = sa.update(_ATTEMPTS).where(_ATTEMPTS.c.id.in_(_THESE)).values(metered_whole=True)
+_LOCK_BOOKINGS = (
+    sa.select(_BOOKINGS.c.id, _BOOKINGS.c.held_gpu_seconds)
+    .where(_BOOKINGS.c.id.in_(_THESE))
+    .order_by(_BOOKINGS.c.id)
+    .with_for_update()
+)
+_USED = (
+    sa.update(_BOOKINGS)
+    .where(_BOOKINGS.c.id == sa.bindparam("booking"))
+    .values(
+        held_gpu_seconds=_BOOKINGS.c.held_gpu_seconds - sa.bindparam("from_hold"),
+        charged_gpu_seconds=_BOOKINGS.c.charged_gpu_seconds + sa.bindparam("amount"),
+    )
+)
 _RECORDS = cast(sa.Table, UsageRecord.__table__)
 _RECORD = sa.insert(_RECORDS).returning(_RECORDS.c.id, _RECORDS.c.source)
 _CHARGE = sa.insert(cast(sa.Table, Charge.__table__))
@@ -73,22 +98,22 @@ def record(
     session.execute(
         sa.select(Allocation.id).where(Allocation.id.in_(allocation_ids)).order_by(Allocation.id).with_for_update()
     ).all()
-    attempts = _locked(session, Attempt, {piece.attempt_id for piece in pieces} | whole)
+    ids = sorted({piece.attempt_id for piece in pieces} | whole)
+    metered = {id: until for id, until in session.execute(_LOCK_ATTEMPTS, {"ids": ids})}
     fresh = []
     for piece in sorted(pieces, key=lambda piece: (piece.starts_at, piece.attempt_id)):
-        attempt = attempts[piece.attempt_id]
-        until = attempt.metered_until_at
+        until = metered[piece.attempt_id]
         if until is None or piece.starts_at > until:
             raise ValueError(f"{piece.key}: metered until {until}, the next piece starts at {piece.starts_at}")
         if piece.starts_at < until:
             continue
-        attempt.metered_until_at = piece.ends_at
+        metered[piece.attempt_id] = piece.ends_at
         fresh.append(piece)
-    for attempt_id in whole:
-        attempts[attempt_id].metered_whole = True
     if fresh:
         _write(session, enterprise_id, fresh, months, half_life_days, now)
-    session.flush()
+    session.execute(_METERED, [{"attempt": id, "until": metered[id]} for id in ids])
+    if whole:
+        session.execute(_WHOLE, {"ids": sorted(whole)})
     return sum(piece.gpu_seconds for piece in fresh)
 
 
@@ -145,31 +170,23 @@ def _write(
 
 def _post(session: Session, records: Sequence[tuple[int, Piece]], half_life_days: float, now: dt.datetime) -> None:
     """The ledger's side: from each booking's own hold first."""
-    bookings = _locked(session, Booking, {piece.booking_id for _, piece in records})
+    ids = sorted({piece.booking_id for _, piece in records})
+    held = {id: held for id, held in session.execute(_LOCK_BOOKINGS, {"ids": ids})}
+    from_holds: dict[int, int] = defaultdict(int)
+    charged: dict[int, int] = defaultdict(int)
     uses: dict[int, list[ledger.Use]] = defaultdict(list)
     used: dict[int, int] = defaultdict(int)
     for id, piece in records:
-        booking, amount = bookings[piece.booking_id], piece.gpu_seconds
-        from_hold = min(amount, booking.held_gpu_seconds)
-        booking.held_gpu_seconds -= from_hold
-        booking.charged_gpu_seconds += amount
+        amount = piece.gpu_seconds
+        from_hold = min(amount, held[piece.booking_id] - from_holds[piece.booking_id])
+        from_holds[piece.booking_id] += from_hold
+        charged[piece.booking_id] += amount
         uses[piece.allocation_id].append(ledger.Use(f"usage:{id}", amount, from_hold))
         used[piece.allocation_id] += amount
-    session.flush()
+    session.execute(_USED, [{"booking": id, "from_hold": from_holds[id], "amount": charged[id]} for id in ids])
     for allocation_id in sorted(uses):
         ledger.charge(session, allocation_id, uses[allocation_id], at=now, by=SYSTEM)
     fair.add_usage(session, used, half_life_days=half_life_days, now=now)
-
-
-def _locked(session: Session, model: type[T], ids: set[int] | frozenset[int]) -> dict[int, T]:
-    rows = session.scalars(
-        sa.select(model)
-        .where(model.id.in_(sorted(ids)))
-        .order_by(model.id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    )
-    return {row.id: row for row in rows}
 
 
 def _share_months(session: Session, enterprise_id: int, months: set[str]) -> dict[str, str]:

@@ -12,7 +12,6 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-WAITING = sa.text("NOT under_way AND state IN ('queued', 'confirmed')")
 TO_DO = sa.text(
     "revoked_at IS NULL AND (outcome IS NOT NULL OR handed_over_at IS NULL OR unwanted_at IS NOT NULL "
     "OR (placed_at IS NOT NULL AND granted_at IS NULL))"
@@ -29,12 +28,12 @@ def upgrade() -> None:
         "UPDATE attempts SET unwanted_at = written_at WHERE outcome IS NULL AND placed_at IS NULL AND booking_id IN "
         "(SELECT id FROM bookings WHERE state NOT IN ('queued', 'confirmed'))"
     )
-    op.create_index("ix_bookings_waiting", "bookings", ["id"], sqlite_where=WAITING, postgresql_where=WAITING)
+    op.create_index("ix_bookings_under_way_state", "bookings", ["under_way", "state", "id"])
     op.create_index("ix_attempts_to_do", "attempts", ["id"], sqlite_where=TO_DO, postgresql_where=TO_DO)
 
 
 def downgrade() -> None:
     op.drop_index("ix_attempts_to_do", "attempts")
-    op.drop_index("ix_bookings_waiting", "bookings")
+    op.drop_index("ix_bookings_under_way_state", "bookings")
     op.drop_column("attempts", "unwanted_at")
     op.drop_column("bookings", "under_way")

@@ -28,7 +28,7 @@ from compute_portal.bookings.attempts import HandOver, Place
 from compute_portal.bookings.models import Booking
 from compute_portal.bookings.states import BookingState
 from compute_portal.budgets.models import AllocationBudget
-from compute_portal.db import Database
+from compute_portal.db import Database, Reader
 from compute_portal.desk.models import Lease
 from compute_portal.pools import queries as pool_queries
 from compute_portal.pools import service as pools
@@ -317,7 +317,7 @@ class EmbeddedEngine:
     def standings(self, now: dt.datetime) -> dict[int, list[Place]]:
         with self._remembering() as queues:
             places: dict[int, list[Place]] = {}
-            with self._database.read_only() as session:
+            with self._database.look() as session:
                 versions = _pairs(session, VERSIONS)
                 for pool_id in versions:
                     queue = queues.get(pool_id) or _Queue()
@@ -351,7 +351,7 @@ class EmbeddedEngine:
         for _ in range(PLANS):
             if not queue.waiting:
                 return dropped
-            with self._database.read_only() as session:
+            with self._database.look() as session:
                 version = session.execute(VERSION, {"pool": pool_id}).scalar_one()
                 if not self._worth_planning(queue, version, now):
                     return dropped
@@ -359,8 +359,9 @@ class EmbeddedEngine:
             decision = planner.plan(_snapshot(queue, seen, now), standings=False)
             if not decision.starts or self._apply(pool_id, queue, seen, decision.starts, now):
                 queue.planned_version, queue.changed = seen.version, False
-                not_before = [_instant(w.not_before) for w in queue.waiting.values() if w.not_before > now.timestamp()]
-                queue.look_again_at = min([now + LOOK_AGAIN, *not_before])
+                second = int(now.timestamp())
+                not_before = [waiting.not_before for waiting in queue.waiting.values() if waiting.not_before > second]
+                queue.look_again_at = min([now + LOOK_AGAIN, *map(_instant, not_before)])
                 return dropped or bool(decision.starts)
             dropped = True
         log.warning("the pool changed during every plan", extra={"pool_id": pool_id})
@@ -373,7 +374,7 @@ class EmbeddedEngine:
         at_rest = looked is not None and looked - LOOK_AGAIN <= now < looked
         return queue.changed or queue.planned_version != version or not at_rest
 
-    def _see(self, session: Session, pool_id: int, queue: _Queue, version: int, now: dt.datetime) -> _Seen:
+    def _see(self, session: Reader, pool_id: int, queue: _Queue, version: int, now: dt.datetime) -> _Seen:
         """The pool now, read only when it changed or something in it came to its end."""
         seen = queue.seen
         if (
@@ -398,7 +399,7 @@ class EmbeddedEngine:
             )
         return seen
 
-    def _leaves(self, session: Session, pool_id: int, queue: _Queue, now: dt.datetime) -> list[Leaf]:
+    def _leaves(self, session: Reader, pool_id: int, queue: _Queue, now: dt.datetime) -> list[Leaf]:
         waiting = sorted({waiting.allocation_id for waiting in queue.waiting.values()})
         rows = session.execute(LEAVES, {"pool": pool_id, "waiting": waiting})
         half_life = self._half_life_days * 86_400
@@ -518,7 +519,7 @@ class EmbeddedEngine:
         """What runs on nodes that are down ended when they went down."""
         if not any(queue.placed for queue in queues.values()):
             return {}
-        with self._database.read_only() as session:
+        with self._database.look() as session:
             lost = _pairs(session, LOST_NODES)
         if not lost:
             return {}
@@ -595,7 +596,7 @@ def _snapshot(queue: _Queue, seen: _Seen, now: dt.datetime) -> Snapshot:
     )
 
 
-def _booked(session: Session, pool_id: int) -> dict[int, list[tuple[int, int, int]]]:
+def _booked(session: Reader, pool_id: int) -> dict[int, list[tuple[int, int, int]]]:
     """Fixed bookings to come, of enterprises that have a limit here."""
     windows: dict[int, list[tuple[int, int, int]]] = {}
     for enterprise_id, starts_at, ends_at, gpus in session.execute(BOOKED, {"pool": pool_id}):
@@ -605,7 +606,7 @@ def _booked(session: Session, pool_id: int) -> dict[int, list[tuple[int, int, in
     return windows
 
 
-def _pairs(session: Session, query: sa.Select[K, V], values: Mapping[str, Any] | None = None) -> dict[K, V]:
+def _pairs(session: Reader, query: sa.Select[K, V], values: Mapping[str, Any] | None = None) -> dict[K, V]:
     rows = session.execute(query, values)
     return {key: value for key, value in rows}  # dict() would take the result's keys() for a mapping's
 

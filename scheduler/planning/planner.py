@@ -38,6 +38,10 @@ class Waiting:
     allocation_id: int
     allocation_ends_at: int
     gpu_seconds_left: int | None = None  # what its hold and allocation can still pay; None = enough for the whole run
+    turn: tuple[int, int] = field(init=False, repr=False, compare=False)  # first submitted, then lowest id
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "turn", (self.submitted_at, self.booking_id))
 
 
 @dataclass
@@ -142,13 +146,18 @@ def in_order(snapshot: Snapshot) -> list[Waiting]:
     """
     factors = rank(snapshot.leaves)
     last = {leaf.allocation_id for leaf in snapshot.leaves if leaf.low_priority}
-    by_factor: dict[tuple[bool, float], list[Waiting]] = {}
+    groups: dict[int, list[Waiting]] = {}
     for waiting in snapshot.waiting:
-        id = waiting.allocation_id
-        by_factor.setdefault((id not in last, factors[id]), []).append(waiting)
+        if (group := groups.get(waiting.allocation_id)) is None:
+            groups[waiting.allocation_id] = [waiting]
+        else:
+            group.append(waiting)
+    by_factor: dict[tuple[bool, float], list[Waiting]] = {}
+    for id, group in groups.items():
+        by_factor.setdefault((id not in last, factors[id]), []).extend(group)
     queue: list[Waiting] = []
     for factor in sorted(by_factor, reverse=True):
-        queue += sorted(by_factor[factor], key=attrgetter("submitted_at", "booking_id"))
+        queue += sorted(by_factor[factor], key=attrgetter("turn"))
     return queue
 
 
