@@ -82,6 +82,7 @@ class Permission(enum.StrEnum):
     MAIL_VIEW = "mail:view"
     MAINTENANCE_CANCEL = "maintenance:cancel"
     MAINTENANCE_PLAN = "maintenance:plan"
+    MEMBER_APPOINT = "member:appoint"
     MEMBER_CHANGE = "member:change"
     MEMBER_INVITE = "member:invite"
     MEMBER_REMOVE = "member:remove"
@@ -187,7 +188,7 @@ ALLOWED: dict[Role, frozenset[Permission]] = {
     Role.AUDITOR: _BUREAU_READS | {P.HISTORY_EXPORT, P.MAIL_VIEW, P.PERSON_VIEW, P.STATEMENT_EXPORT, P.USAGE_EXPORT},
     Role.ADMIN: (_BUREAU_READS - {P.STATEMENT_VIEW})
     | _REVIEWS
-    | {P.REVIEW_SET_FLOW, P.REVIEW_WAIVE, P.WORKDAY_SET}
+    | {P.MEMBER_APPOINT, P.REVIEW_SET_FLOW, P.REVIEW_WAIVE, P.WORKDAY_SET}
     | {
         P.PROGRAMME_OPEN, P.PROGRAMME_REVISE, P.WEIGHT_SET,
         P.ANNOUNCEMENT_PUBLISH, P.ANNOUNCEMENT_WITHDRAW, P.HISTORY_EXPORT, P.JOB_RETRY, P.RULES_SET, P.VIEW_AS_START,

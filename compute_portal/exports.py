@@ -7,15 +7,16 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 
-# A spreadsheet runs a cell that begins with one of these as a formula; an apostrophe makes it text again.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet runs a cell that begins with one of these as a formula, some also in full width or behind blanks; an
+# apostrophe makes it text again.
+FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
 MIMETYPE = "text/csv"
 Cell = str | int | Decimal | None
 
 
 def safe(cell: Cell) -> Cell:
     """Text that somebody typed can begin with anything; numbers are ours and keep their sign."""
-    if isinstance(cell, str) and cell.startswith(FORMULA_STARTS):
+    if isinstance(cell, str) and (cell.startswith(FORMULA_STARTS) or cell.lstrip().startswith(FORMULA_STARTS)):
         return "'" + cell
     return cell
 

@@ -1,4 +1,4 @@
-"""The entries of the header, by role: at most six, in this order; a page that does not exist yet is left out."""
+"""The entries of the header, by role: some side by side, the others in groups under "More"."""
 
 from __future__ import annotations
 
@@ -17,90 +17,135 @@ class Entry(NamedTuple):
     permission: Permission
 
 
-MOST = 6  # a row of more is not read
+class Group(NamedTuple):
+    """Entries under "More" that belong together; `label` is a msgid."""
+
+    label: str
+    entries: list[Entry]
+
+
+class Menu(NamedTuple):
+    """What one person finds: side by side, and under "More"; `here` is the entry of the page that is shown."""
+
+    first: list[Entry]
+    more: list[Group]
+    here: Entry | None
+
+    @property
+    def is_below(self) -> bool:
+        return any(self.here in group.entries for group in self.more)
+
+
 P = Permission
 _PROGRAMMES = Entry("programmes.index", N_("Programmes"), P.PROGRAMME_VIEW)
 _ENTERPRISES = Entry("enterprises.index", N_("Enterprises"), P.ENTERPRISE_VIEW)
 _ALLOCATIONS = Entry("allocations.index", N_("Allocations"), P.ALLOCATION_VIEW)
 _STATEMENTS = Entry("statements.index", N_("Statements"), P.STATEMENT_VIEW)
 _USAGE = Entry("usage.index", N_("Usage"), P.USAGE_VIEW)
-_QUEUE = Entry("bookings.index", N_("Bookings and queue"), P.BOOKING_VIEW)
+_BOOKINGS = Entry("bookings.index", N_("Bookings"), P.BOOKING_VIEW)
 _CLUSTER = Entry("pools.index", N_("Cluster"), P.POOL_VIEW)
-# Beside the header's six these stand in the footer.
-_DESK = (
-    Entry("desk.queue", N_("Queue"), P.QUEUE_VIEW),
-    Entry("announcements.index", N_("Announcements"), P.ANNOUNCEMENT_VIEW),
-    Entry("budgets.rules", N_("Thresholds and overdraft"), P.RULES_VIEW),
-    Entry("desk.jobs", N_("Timetable"), P.JOB_VIEW),
-    Entry("desk.history", N_("All history"), P.HISTORY_VIEW),
-)
+_TARIFFS = Entry("tariffs.index", N_("Prices"), P.TARIFF_VIEW)
+_QUEUE = Entry("desk.queue", N_("Queue"), P.QUEUE_VIEW)
+_REVIEWS = Entry("review.index", N_("Reviews"), P.REVIEW_VIEW)
+_TIMES = Entry("review.times", N_("Decision times"), P.REVIEW_VIEW_TIMES)
+_PEOPLE = Entry("people.index", N_("People"), P.PERSON_VIEW)
+_MAIL = Entry("people.mail", N_("Mail that did not arrive"), P.MAIL_VIEW)
 
+# Side by side: as many as one line of 1200 px holds in English.
 ENTERPRISE: tuple[Entry, ...] = (
     Entry("desk.start", N_("To do"), P.START_VIEW),
     _ALLOCATIONS,
-    Entry("bookings.index", N_("Bookings"), P.BOOKING_VIEW),
+    _BOOKINGS,
     _USAGE,
     _STATEMENTS,
-    Entry("enterprises.members", N_("Members"), P.ENTERPRISE_VIEW),
-    Entry("pools.index", N_("Pools and prices"), P.POOL_VIEW),
 )
 OPERATOR: tuple[Entry, ...] = (
     Entry("desk.start", N_("To decide"), P.START_VIEW),
+    _QUEUE,
     _ENTERPRISES,
     _ALLOCATIONS,
-    _QUEUE,
+    _BOOKINGS,
     _CLUSTER,
-    _PROGRAMMES,
-    Entry("people.mail", N_("Mail that did not arrive"), P.MAIL_VIEW),
-    *_DESK,
 )
 FINANCE: tuple[Entry, ...] = (
     Entry("desk.start", N_("This month"), P.START_VIEW),
     _STATEMENTS,
     _USAGE,
-    Entry("tariffs.index", N_("Prices"), P.TARIFF_VIEW),
-    Entry("programmes.index", N_("Budget and subsidy"), P.PROGRAMME_VIEW),
+    _TARIFFS,
     _ENTERPRISES,
-    *_DESK,
 )
 # Auditors, administrators and people with several bureau roles see both sides.
 BUREAU: tuple[Entry, ...] = (
     Entry("desk.start", N_("Start"), P.START_VIEW),
+    _QUEUE,
     _ENTERPRISES,
     _ALLOCATIONS,
-    _QUEUE,
-    _CLUSTER,
     _STATEMENTS,
-    Entry("people.index", N_("People"), P.PERSON_VIEW),
-    *_DESK,
+    _PEOPLE,
 )
+# What stands in the header already is left out here.
+MORE_ENTERPRISE: tuple[tuple[str, tuple[Entry, ...]], ...] = (
+    (
+        N_("Good to know"),
+        (
+            Entry("enterprises.members", N_("Members"), P.ENTERPRISE_VIEW),
+            Entry("pools.index", N_("Pools and prices"), P.POOL_VIEW),
+            _PROGRAMMES,
+            _TIMES,
+        ),
+    ),
+)
+MORE_BUREAU: tuple[tuple[str, tuple[Entry, ...]], ...] = (
+    (N_("Decisions"), (_QUEUE, _REVIEWS, _ALLOCATIONS, _TIMES)),
+    (N_("Compute"), (_BOOKINGS, _CLUSTER, _USAGE)),
+    (
+        N_("Rules and prices"),
+        (
+            _PROGRAMMES,
+            _TARIFFS,
+            Entry("budgets.rules", N_("Thresholds and overdraft"), P.RULES_VIEW),
+            Entry("workdays.index", N_("Working days"), P.WORKDAY_VIEW),
+        ),
+    ),
+    (
+        N_("The portal"),
+        (
+            _PEOPLE,
+            Entry("announcements.index", N_("Announcements"), P.ANNOUNCEMENT_VIEW),
+            _MAIL,
+            Entry("desk.jobs", N_("Timetable"), P.JOB_VIEW),
+            Entry("desk.history", N_("All history"), P.HISTORY_VIEW),
+        ),
+    ),
+)  # fmt: skip
 
 
-def entries_for(person: Person | None) -> list[Entry]:
+def menu_for(person: Person | None) -> Menu:
     """What this person finds in the header, only pages that exist and may be opened."""
-    return _pages_of(person)[:MOST]
-
-
-def left_over(person: Person | None) -> list[Entry]:
-    """What did not fit into the header stands in the footer."""
-    return _pages_of(person)[MOST:]
-
-
-def _pages_of(person: Person | None) -> list[Entry]:
     if person is None:
-        return []
+        return Menu([], [], None)
+    first = _open_to(person, _first_of(person))
+    groups = [
+        Group(label, [entry for entry in _open_to(person, entries) if entry not in first])
+        for label, entries in (MORE_BUREAU if person.actor.is_bureau else MORE_ENTERPRISE)
+    ]
+    return Menu(
+        first, [group for group in groups if group.entries], _here([*first, *(e for g in groups for e in g.entries)])
+    )
+
+
+def _first_of(person: Person) -> tuple[Entry, ...]:
     if not person.actor.is_bureau:
-        entries = ENTERPRISE
-    elif person.actor.roles == {Role.OPERATOR}:
-        entries = OPERATOR
-    elif person.actor.roles == {Role.FINANCE}:
-        entries = FINANCE
-    else:
-        entries = BUREAU
+        return ENTERPRISE
+    return {frozenset({Role.OPERATOR}): OPERATOR, frozenset({Role.FINANCE}): FINANCE}.get(person.actor.roles, BUREAU)
+
+
+def _open_to(person: Person, entries: tuple[Entry, ...]) -> list[Entry]:
     return [e for e in entries if e.endpoint in current_app.view_functions and person.actor.may(e.permission)]
 
 
-def is_current(entry: Entry) -> bool:
-    """An entry is marked on its own page and on all below it, whichever feature shows them."""
-    home = url_for(entry.endpoint)
-    return request.path == home or request.path.startswith(f"{home}/")
+def _here(entries: list[Entry]) -> Entry | None:
+    """An entry stands for its own page and all below it, whichever feature shows them; the closest one is marked."""
+    homes = {url_for(entry.endpoint): entry for entry in entries}
+    above = [home for home in homes if request.path == home or request.path.startswith(f"{home}/")]
+    return homes[max(above, key=len)] if above else None

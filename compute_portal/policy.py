@@ -57,6 +57,7 @@ class RetentionPolicy(_Section):
     form_keys_days: int = Field(ge=1)
     sign_in_tries_days: int = Field(ge=1)
     one_time_links_days: int = Field(ge=1)
+    invitations_days: int = Field(ge=1)
     sessions_days: int = Field(ge=1)
     timetable_runs_days: int = Field(ge=1)
     notices_days: int = Field(ge=30)

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from .desk.models import TimetableRun
+from .enterprises.models import Invitation
 from .notices.models import Delivery, Notice
 from .policy import RetentionPolicy
 from .signin.models import AccessLogEntry, FormKey, OneTimeLink, RetentionRun, SignInTry, UserSession
@@ -42,6 +43,13 @@ RECORDS = (
     Record("form_keys", FormKey, FormKey.at, lambda days: days.form_keys_days),
     Record("sign_in_tries", SignInTry, SignInTry.at, lambda days: days.sign_in_tries_days),
     Record("one_time_links", OneTimeLink, OneTimeLink.made_at, lambda days: days.one_time_links_days),
+    Record(
+        "invitations",
+        Invitation,
+        Invitation.expires_at,
+        lambda days: days.invitations_days,
+        Invitation.accepted_at.is_(None),
+    ),
     Record(
         "sessions",
         UserSession,

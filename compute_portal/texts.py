@@ -461,6 +461,11 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "member-is-removed": "The person no longer belongs to the enterprise.",
     "member-invited": "as {role:word}",
     "member-joined": "as {role:word}",
+    "has-a-manager": "This enterprise has a manager who can sign in and make others managers.",
+    "appoint-needs-reason": "Say who asked for it and how you made sure of the person.",
+    "no-such-account": "Nobody with this address can sign in: the person signs up and confirms the address first.",
+    "manager-appointed": "The enterprise has a manager again.",
+    "mail-appointed": "The bureau has made you manager of {enterprise}",
     "member-role-changed": "now {role:word}",
     "member-removed": "no longer a member",
     # mail about enterprises

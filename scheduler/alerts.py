@@ -68,6 +68,11 @@ def _end(context: Context, rules: Rules, allocation_ids: Sequence[int], now: dt.
     def end(session: Session, ids: Sequence[int]) -> None:
         for id in ids:
             alerts.end(session, id, percent=percent, now=now)
+            left = session.scalar(
+                sa.select(Booking.id).where(Booking.allocation_id == id, Booking.state.in_(NOT_STARTED)).limit(1)
+            )
+            if left is not None:  # booked a moment ago, or not cancelled above: the next pass does both
+                raise RuntimeError(f"booking {left} still waits")
 
     in_batches(context, waiting, cancel, lambda id, error: failed.append(f"booking {id}: {error}"), size=1)
     in_batches(context, allocation_ids, end, lambda id, error: failed.append(f"allocation {id}: {error}"), size=1)

@@ -29,8 +29,9 @@ from compute_portal.sentences import Refusal
 from compute_portal.signin.passwords import hash_password
 from config.settings import DEMO_PASSWORD
 
-from . import cycle
+from . import alerts, cycle, demo_office, duties, reviews
 from .context import simulation
+from .demo_office import Office
 from .town import Town
 from .virtual import VirtualTime, Wish
 
@@ -109,6 +110,8 @@ def build(database: Database, policy: Policy, now: dt.datetime) -> None:
     """Fill an empty, migrated database with the city as it stands at `now`."""
     start = clock.month_bounds(clock.previous_month(clock.month_of(now)))[0]
     town = _people_and_pools(database, start)
+    office = Office(town, policy, hash_password(DEMO_PASSWORD))
+    demo_office.before(office, start, now)
     chance = random.Random(SEED)  # noqa: S311 - a demo that is the same every time
     _allocations(town, start, now)
     context = simulation(database, policy)
@@ -116,6 +119,10 @@ def build(database: Database, policy: Policy, now: dt.datetime) -> None:
     _operators(town, virtual, start, now)
     virtual.run(_wishes(town, chance, start, now), start, now, lambda _n: None)
     _unfinished_business(town, policy, now)
+    demo_office.after(office, now)
+    duties.close_allocations(context, now)
+    reviews.run(context, now)
+    alerts.run(context, now)
     cycle.write_standings(context, now)
     _old_mail(town, now)
     context.leader.release()
@@ -205,7 +212,18 @@ def _drain(town: Town, pool: str, positions: tuple[int, ...], by: Actor, at: dt.
 def _wishes(town: Town, chance: random.Random, start: dt.datetime, now: dt.datetime) -> Iterator[Wish]:
     """Bookings of all pools in order of time: more by day than by night, more on working days."""
     streams = [_pool_wishes(town, chance, plan, start, now) for plan in POOLS]
+    streams.append(_team_wishes(town, start, now))
     yield from heapq.merge(*(list(stream) for stream in streams), key=lambda wish: wish.at)
+
+
+def _team_wishes(town: Town, start: dt.datetime, now: dt.datetime) -> Iterator[Wish]:
+    """The sponsored team trains a little twice a week."""
+    team, at = town.firms[demo_office.TEAM], start + dt.timedelta(days=1, hours=10)
+    allocation_id = town.allocations[demo_office.TEAM, demo_office.POOL]
+    while at < now:
+        asked = BookingRequest(allocation_id, BookingKind.FLEXIBLE, "声纹编码器训练", 8, longest_seconds=10 * 3600)
+        yield Wish(at, team.manager, asked, 7 * 3600, asked.title)
+        at += dt.timedelta(days=3, hours=12)
 
 
 def _pool_wishes(

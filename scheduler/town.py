@@ -20,10 +20,12 @@ from compute_portal.allocations import service as allocations
 from compute_portal.allocations.service import AllocationRequest
 from compute_portal.db import Database, Session
 from compute_portal.enterprises import service as enterprises
+from compute_portal.enterprises.models import Enterprise
 from compute_portal.enterprises.service import Particulars
 from compute_portal.enterprises.states import SizeClass
 from compute_portal.pools import service as pools
 from compute_portal.programmes import service as programmes
+from compute_portal.programmes.rules import Rules
 from compute_portal.signin import service as signin
 
 T = TypeVar("T")
@@ -45,6 +47,7 @@ class Town:
     database: Database
     opened_at: dt.datetime
     bureau: dict[Role, Actor] = field(default_factory=dict)
+    officials: dict[str, Actor] = field(default_factory=dict)  # by e-mail, when a second one is wanted
     firms: dict[str, Firm] = field(default_factory=dict)
     pools: dict[str, int] = field(default_factory=dict)
     programmes: dict[str, int] = field(default_factory=dict)
@@ -73,6 +76,7 @@ class Town:
         """One of the bureau's people; the first with a role acts for the bureau in the simulation."""
         actor = Actor.of(self.person(email, name, name_en, frozenset({role}), password_hash), frozenset({role}))
         self.bureau.setdefault(role, actor)
+        self.officials[email] = actor
         return actor
 
     def firm(
@@ -111,6 +115,61 @@ class Town:
         self.firms[key] = Firm(id, manager, (manager, *members))
         return self.firms[key]
 
+    def applicant(
+        self,
+        name: str,
+        name_en: str,
+        person: tuple[str, str, str],
+        size_class: SizeClass,
+        *,
+        sponsor: str | None = None,
+        password_hash: str | None = None,
+        now: dt.datetime,
+    ) -> tuple[int, Actor]:
+        """An enterprise that has registered and waits; a team names the firm that sponsors it. Its id and manager."""
+        founder = self.person(*person, password_hash=password_hash)
+
+        def work(session: Session) -> int:
+            code, sponsor_code = (
+                (self._credit_code(), None) if sponsor is None else (None, self._code_of(session, sponsor))
+            )
+            said = Particulars(
+                name, code, size_class, name_en=name_en, sponsor_code=sponsor_code, contact_name=person[1],
+            )  # fmt: skip
+            return enterprises.register(session, said, by=Actor.of(founder, frozenset()), now=now).id
+
+        id = self.transact(work)
+        return id, Actor.of(founder, frozenset({Role.MANAGER}), id)
+
+    def _code_of(self, session: Session, firm: str) -> str | None:
+        return session.get_one(Enterprise, self.firms[firm].id).credit_code
+
+    def team(
+        self,
+        key: str,
+        name: str,
+        name_en: str,
+        person: tuple[str, str, str],
+        sponsor: str,
+        *,
+        password_hash: str | None = None,
+        checked: str = "the agreement with the sponsor is valid",
+    ) -> Firm:
+        """A verified team without a credit code; its sponsor has taken it on."""
+        id, manager = self.applicant(
+            name, name_en, person, SizeClass.MICRO, sponsor=sponsor, password_hash=password_hash, now=self.opened_at
+        )
+
+        def work(session: Session) -> None:
+            enterprises.confirm_sponsor(session, id, by=self.firms[sponsor].manager, now=self.opened_at)
+            enterprises.verify(
+                session, id, reason=checked, required=(), by=self.bureau[Role.OPERATOR], now=self.opened_at
+            )
+
+        self.transact(work)
+        self.firms[key] = Firm(id, manager, (manager,))
+        return self.firms[key]
+
     def _credit_code(self) -> str:
         """A made-up code with a right check digit: a region that is not in use, so that it is nobody's."""
         self.codes += 1
@@ -145,6 +204,7 @@ class Town:
         ends_on: dt.date,
         most_gpu_seconds: int,
         booking_approval_gpu_seconds: int,
+        rules: Rules | None = None,
     ) -> int:
         """A funded programme from the day the town opened."""
 
@@ -152,7 +212,7 @@ class Town:
             programme = programmes.open_programme(
                 session, name=name, name_en=name_en, starts_on=clock.day_of(self.opened_at), ends_on=ends_on,
                 pool_ids=[self.pools[pool] for pool in pools], most_gpu_seconds=most_gpu_seconds,
-                booking_approval_gpu_seconds=booking_approval_gpu_seconds,
+                booking_approval_gpu_seconds=booking_approval_gpu_seconds, rules=rules,
             )  # fmt: skip
             programmes.fund(
                 session, programme.id, gpu_seconds, reference="opening", by=self.bureau[Role.FINANCE],

@@ -24,8 +24,8 @@ from ..programmes.models import Programme
 from ..programmes.rules import Rules, eligibility
 from ..sentences import NotFound, Refusal, Sentence
 from ..workdays.queries import load_calendar
+from . import conflicts, review, service
 from . import facts as found
-from . import service
 from .models import Allocation, AllocationChange, Report
 from .states import AllocationState, ChangeKind, ChangeState, ReportKind, ReportState
 
@@ -236,6 +236,7 @@ def _to_decide(
         raise NotFound
     if by.user_id is not None and by.user_id in (change.requested_by, allocation.requested_by):
         raise Refusal(Sentence("not-your-own"))
+    conflicts.must_be_free(session, allocation, by)
     return programme, allocation, change
 
 
@@ -249,7 +250,7 @@ def approve(session: Session, change_id: int, *, reason: str, by: Actor, now: dt
         raise Refusal(Sentence("no-such-move", kind="change", before=change.state.value, verb="approve"))
     _must_run(allocation, now)
     rules = service.rules_of(session, allocation)
-    if rules.track(allocation.track).deciders > 1:
+    if two_decide(session, allocation, change):
         if change.first_by is None:
             change.first_by = by.user_id
             session.flush()
@@ -265,6 +266,18 @@ def approve(session: Session, change_id: int, *, reason: str, by: Actor, now: dt
         session, allocation, Sentence("told-change-approved", number=allocation.id), key=f"change-{change.id}", now=now
     )
     return change
+
+
+def two_decide(session: Session, allocation: Allocation, change: AllocationChange) -> bool:
+    """As of a request of this track and, with a supplement, of this size: small steps do not get past the amount."""
+    rules = service.rules_of(session, allocation)
+    if rules.track(allocation.track).deciders > 1:
+        return True
+    total = allocation.awarded_gpu_seconds or 0
+    if change.kind is ChangeKind.SUPPLEMENT:
+        total += change.gpu_seconds or 0
+    flow = review.flow_of(session, allocation.programme_id, allocation.track, rules)
+    return any(step.deciders_for(total) > 1 for step in flow)
 
 
 def _supplement(

@@ -185,7 +185,8 @@ def automatic_elsewhere(session: Session, allocation: Allocation) -> int:
             Allocation.programme_id == allocation.programme_id,
             Allocation.track == allocation.track,
             Allocation.id != allocation.id,
-            Allocation.state.in_((AllocationState.ACTIVE, AllocationState.SUSPENDED)),
+            # a closed one whose time still goes on was ended early, because it was used up
+            Allocation.state.in_((AllocationState.ACTIVE, AllocationState.SUSPENDED, AllocationState.CLOSED)),
             Allocation.ends_on >= allocation.starts_on,
             Allocation.starts_on <= allocation.ends_on,
         )

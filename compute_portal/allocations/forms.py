@@ -4,7 +4,6 @@ from decimal import Decimal, InvalidOperation
 
 from wtforms import HiddenField
 
-from .. import units
 from ..files.forms import Chosen, UploadField
 from ..forms import (
     ChoiceField,
@@ -172,24 +171,3 @@ class ReportForm(PortalForm):
         description=N_("What was run, on how many cards, what came of it, what comes next"),
         render_kw={"rows": 8},
     )
-
-
-class DecisionForm(PortalForm):
-    """The award is chosen first, so that its effects can be shown; approving sends it along unseen."""
-
-    awarded_hours = HoursField(
-        N_("Award"),
-        description=N_("At most what was asked for. Show the effects again after a change."),
-        render_kw={"inputmode": "decimal"},
-    )
-    reason = TextField(
-        N_("Reason (the company reads it)"),
-        most=1000,
-        description=N_("Needed when you award less than asked, or decline"),
-        render_kw={"rows": 3},
-    )
-
-    @property
-    def exact_award(self) -> str:
-        """The award in GPU-hours as the field reads it back, to the second."""
-        return f"{Decimal(self.awarded_hours.data) / units.SECONDS_PER_HOUR:f}"

@@ -13,11 +13,12 @@ from .. import clock
 from ..access import Actor, Columns, must_see, visible
 from ..enterprises.models import Enterprise
 from ..ledger.models import Bucket, LedgerAccount, LedgerEntry
-from ..ledger.queries import Balance, balances
+from ..ledger.queries import Balance, balance, balances
 from ..ledger.service import allocation as ledger_owner
 from ..pools.models import Pool
 from ..programmes.models import Programme
 from ..sentences import NotFound
+from .conflicts import refuse, tie
 from .models import IS_CURRENT, IS_REQUEST, IS_WAITING, Allocation, AllocationChange, Report
 from .review_models import RequestStep
 from .states import WAITING, WRITABLE, AllocationState, ChangeState, ReportState
@@ -45,8 +46,8 @@ def get_allocation(session: Session, allocation_id: int, by: Actor) -> Allocatio
 
 def _rows(session: Session, query: sa.Select[Allocation, Programme, Pool, Enterprise]) -> list[AllocationRow]:
     found = session.execute(query).all()
-    balance = balances(session, [allocation.id for allocation, *_ in found]) if found else {}
-    return [AllocationRow(a, programme, pool, firm, balance[a.id]) for a, programme, pool, firm in found]
+    of = balances(session, [allocation.id for allocation, *_ in found]) if found else {}
+    return [AllocationRow(a, programme, pool, firm, of[a.id]) for a, programme, pool, firm in found]
 
 
 def _joined() -> sa.Select[Allocation, Programme, Pool, Enterprise]:
@@ -59,11 +60,16 @@ def _joined() -> sa.Select[Allocation, Programme, Pool, Enterprise]:
 
 
 def get_row(session: Session, allocation_id: int, by: Actor) -> AllocationRow:
-    rows = _rows(session, _joined().where(Allocation.id == allocation_id))
-    seen = must_see(rows[0].allocation if rows else None, by)
+    """Raises NotFound, or for the bureau's people Refusal where a conflict of interest closes it."""
+    bound = tie(by.user_id) if by.is_bureau else sa.null()
+    found = session.execute(_joined().add_columns(bound).where(Allocation.id == allocation_id)).first()
+    seen = must_see(found[0] if found is not None else None, by)
     if by.is_bureau and seen.state is AllocationState.DRAFT:
         raise NotFound
-    return rows[0]
+    assert found is not None
+    allocation, programme, pool, firm, bound_by = found
+    refuse(bound_by)
+    return AllocationRow(allocation, programme, pool, firm, balance(session, allocation_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +256,7 @@ def list_open_items(session: Session, by: Actor) -> list[OpenItem]:
             visible(_joined(), Allocation.enterprise_id, by)
             .add_columns(RequestStep)
             .outerjoin(RequestStep, open_steps)
-            .where(Allocation.state.in_(REQUESTS))
+            .where(Allocation.state.in_(REQUESTS - {AllocationState.DRAFT} if by.is_bureau else REQUESTS))
             .order_by(Allocation.due_at, Allocation.id)
             .limit(MOST_OPEN)
         )
@@ -303,12 +309,12 @@ def list_to_decide(session: Session, limit: int = PAGE) -> list[AllocationRow]:
 
 
 def list_answers(session: Session, by: Actor, since: dt.datetime, limit: int = 10) -> list[AllocationRow]:
-    """Requests of the actor's enterprise that wait, or were declined since then, newest first. One query."""
+    """Requests of the actor's enterprise that are not decided, or were declined since then, newest first. One query."""
     rows = session.execute(
         visible(_joined(), Allocation.enterprise_id, by)
         .where(
             sa.or_(
-                Allocation.state.in_(WAITING),
+                Allocation.state.in_(WAITING | {AllocationState.CHANGES_REQUESTED}),
                 sa.and_(Allocation.state == AllocationState.DECLINED, Allocation.decided_at >= since),
             )
         )
@@ -316,6 +322,27 @@ def list_answers(session: Session, by: Actor, since: dt.datetime, limit: int = 1
         .limit(limit)
     )
     return [AllocationRow(*row, Balance()) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRow:
+    report: Report
+    programme: Programme
+    pool: Pool
+
+
+def list_reports_due(session: Session, by: Actor, until: dt.date, limit: int = PAGE) -> list[ReportRow]:
+    """Reports that the actor's enterprise has to hand in by that day or should have, what is due first on top."""
+    rows = session.execute(
+        visible(sa.select(Report, Programme, Pool), Report.enterprise_id, by)
+        .join(Allocation, Allocation.id == Report.allocation_id)
+        .join(Programme, Programme.id == Allocation.programme_id)
+        .join(Pool, Pool.id == Allocation.pool_id)
+        .where(Report.state.in_((ReportState.DUE, ReportState.RETURNED)), Report.due_on <= until)
+        .order_by(Report.due_on, Report.id)
+        .limit(limit)
+    )
+    return [ReportRow(*row) for row in rows]
 
 
 def list_ended(session: Session, now: dt.datetime, limit: int = 100) -> list[int]:

@@ -16,7 +16,7 @@ from ..ledger import service as ledger
 from ..ledger.queries import balance
 from ..lifecycle import move_to, note_event
 from ..sentences import NotFound, Refusal, Sentence
-from . import service
+from . import conflicts, service
 from .models import Allocation, Report
 from .states import AllocationState, ReportKind, ReportState
 
@@ -50,6 +50,7 @@ def _to_decide(session: Session, report_id: int, permission: Permission, by: Act
     allocation, report = _locked(session, report_id, by)
     if by.user_id is not None and by.user_id in (report.handed_in_by, allocation.requested_by):
         raise Refusal(Sentence("not-your-own"))
+    conflicts.must_be_free(session, allocation, by)
     return allocation, report
 
 

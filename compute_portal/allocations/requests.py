@@ -30,8 +30,8 @@ from ..programmes.models import Programme, ProgrammeVersion
 from ..programmes.rules import Facts, RuleResult, Rules, Track, eligibility, failed
 from ..programmes.states import ATTACHMENTS, FIELDS, Asked, Decision
 from ..sentences import NotFound, Refusal, Sentence
+from . import conflicts, review, service
 from . import facts as found
-from . import review, service
 from .models import Allocation, Submission
 from .states import WRITABLE, AllocationState
 
@@ -393,6 +393,17 @@ def attach(
         )  # fmt: skip
     except Refusal as refusal:
         raise Refusal(refusal.sentence, "document") from None
+
+
+def _must_open(session: Session, allocation_id: int, by: Actor) -> None:
+    """Documents open with their request: a draft's not for the bureau, nobody's for whoever is bound to the firm."""
+    allocation = session.get_one(Allocation, allocation_id)
+    if by.is_bureau and allocation.state is AllocationState.DRAFT:
+        raise NotFound
+    conflicts.must_be_free_to_read(session, allocation, by)
+
+
+files.ask_besides(found.FILES, _must_open)
 
 
 def detach(session: Session, allocation_id: int, file_id: int, *, by: Actor, now: dt.datetime) -> None:

@@ -145,10 +145,16 @@ def remove_step(
 def start(session: Session, allocation: Allocation, *, by: Actor, now: dt.datetime) -> list[RequestStep]:
     """The request is submitted: it gets the steps of today's flow, the first one opens, its decision is promised."""
     session.flush()
-    rules = None
-    if allocation.version_id is not None:
-        rules = Rules.from_json(session.get_one(ProgrammeVersion, allocation.version_id).rules)
-    calendar = load_calendar(session)
+    steps = planned(session, allocation, now=now)
+    session.add_all(steps)
+    allocation.due_at = load_calendar(session).add(now, sum(step.working_days for step in steps))
+    session.flush()
+    return steps
+
+
+def planned(session: Session, allocation: Allocation, *, now: dt.datetime) -> list[RequestStep]:
+    """The steps that a request without any would get, the first one open. Nothing is written."""
+    rules = _rules_of(session, allocation)
     steps = [
         RequestStep(
             allocation_id=allocation.id,
@@ -164,11 +170,24 @@ def start(session: Session, allocation: Allocation, *, by: Actor, now: dt.dateti
         )
         for position, step in enumerate(flow_of(session, allocation.programme_id, allocation.track, rules), start=1)
     ]
-    session.add_all(steps)
-    _open(calendar, steps[0], now)
-    allocation.due_at = calendar.add(now, sum(step.working_days for step in steps))
-    session.flush()
+    _enough_deciders(steps, rules, allocation.track)
+    _open(load_calendar(session), steps[0], now)
     return steps
+
+
+def _rules_of(session: Session, allocation: Allocation) -> Rules | None:
+    if allocation.version_id is None:
+        return None
+    return Rules.from_json(session.get_one(ProgrammeVersion, allocation.version_id).rules)
+
+
+def _enough_deciders(steps: Sequence[RequestStep], rules: Rules | None, track: str | None) -> None:
+    """Nobody decides alone what the programme's rules want several people for, whatever the flow says: each person
+    has one say on a request, and if the steps are decided by too few, the last one wants more.
+    """
+    if rules is not None:
+        missing = rules.track(track).deciders - sum(step.deciders for step in steps)
+        steps[-1].deciders = min(MOST_DECIDERS, steps[-1].deciders + max(0, missing))
 
 
 def _open(calendar: Calendar, step: RequestStep, now: dt.datetime) -> None:
@@ -198,8 +217,13 @@ def pause(session: Session, allocation: Allocation, *, now: dt.datetime) -> None
 
 
 def resume(session: Session, allocation: Allocation, *, now: dt.datetime) -> None:
-    """The ball is back at the bureau: what is due moves by the office time for which the clock stood still."""
-    step = open_step(list_steps(session, allocation.id))
+    """The ball is back at the bureau: what is due moves by the office time for which the clock stood still. What was
+    changed may have led into a larger track.
+    """
+    steps = list_steps(session, allocation.id)
+    if steps:
+        _enough_deciders(steps, _rules_of(session, allocation), allocation.track)
+    step = open_step(steps)
     if step is None or step.paused_at is None or step.due_at is None:
         return
     calendar = load_calendar(session)

@@ -1,8 +1,8 @@
 """Decide on requests, give GPU-hours, take back what is left at the end.
 
 Owns: the allocation's life. Does not own: how a request is written (requests), its steps (review), the hours (ledger).
-`approve` and `decline` decide a request without steps; where a request has steps, the last one calls `award` or
-`turn_down`.
+What is asked by the form has steps, and the last one calls `award` or `turn_down`. `approve` and `decline` decide what
+`request` asked without steps, for seeds and simulations; no page leads there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..programmes import service as programmes
 from ..programmes.models import Programme, ProgrammeVersion
 from ..programmes.rules import Rules, Track
 from ..sentences import NotFound, Refusal, Sentence
-from . import review, terms
+from . import conflicts, review, terms
 from .models import Allocation, Report
 from .review_models import RequestStep
 from .states import LIFE, WAITING, AllocationState, ReportKind, ReportState
@@ -106,6 +106,7 @@ def _to_decide(session: Session, allocation_id: int, permission: Permission, by:
         raise NotFound
     if by.user_id is not None and by.user_id == fresh.requested_by:
         raise Refusal(Sentence("not-your-own"))
+    conflicts.must_be_free(session, fresh, by)
     if session.scalar(sa.select(RequestStep.id).where(RequestStep.allocation_id == allocation_id).limit(1)) is not None:
         raise Refusal(Sentence("decided-by-steps"))
     if track_of(session, fresh).deciders > 1:
@@ -192,6 +193,18 @@ def award(
         now=now,
     )
     return allocation
+
+
+def withheld_of(session: Session, allocation: Allocation, more: int) -> int:
+    """The part of hours added later that waits for the progress report: as of the award, unless that is accepted."""
+    open_report = sa.select(Report.id).where(
+        Report.allocation_id == allocation.id,
+        Report.kind == ReportKind.PROGRESS,
+        Report.state != ReportState.ACCEPTED,
+    )
+    if session.scalar(open_report) is None:
+        return 0
+    return more * (100 - track_of(session, allocation).released_percent) // 100
 
 
 def half_term(starts_on: dt.date, ends_on: dt.date) -> dt.date:

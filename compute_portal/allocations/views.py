@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from flask import Blueprint, redirect, render_template, url_for
 from flask import request as http
@@ -33,16 +32,15 @@ from .forms import (
     AnswerForm,
     BeginningForm,
     ChangeForm,
-    DecisionForm,
     DocumentForm,
     ReportForm,
     RequestForm,
     SizeForm,
 )
 from .models import Allocation, AllocationChange, Report
-from .queries import AllocationRow, Which
+from .queries import Which
 from .sizing import Size, size_of
-from .states import CHANGE_LIFE, LIFE, REPORT_LIFE, WAITING, WRITABLE, AllocationState, ChangeKind, ReportKind
+from .states import CHANGE_LIFE, LIFE, REPORT_LIFE, WRITABLE, AllocationState, ChangeKind, ReportKind
 
 blueprint = Blueprint("allocations", __name__, template_folder="templates")
 allocation_changes = Blueprint("changes", __name__, template_folder="templates")
@@ -427,16 +425,8 @@ def mine() -> ResponseReturnValue:
 @blueprint.get("/allocations/<int:allocation_id>")
 @allows(Permission.ALLOCATION_VIEW)
 def page(allocation_id: int) -> ResponseReturnValue:
-    form = DecisionForm()
-    if "awarded_hours" in http.args:  # the effects of another award; nothing is changed
-        form.awarded_hours.process(http.args)
-        form.awarded_hours.errors = list(form.awarded_hours.process_errors)
-    return _page(allocation_id, form)
-
-
-def _page(allocation_id: int, form: DecisionForm) -> ResponseReturnValue:
-    by = actor()
-    row = queries.get_row(read(), allocation_id, by)
+    """What was asked, awarded and used. Who decides on a request does that in its review."""
+    row = queries.get_row(read(), allocation_id, actor())
     allocation = row.allocation
     history = list_history(read(), LIFE, allocation_id)
     bucket = http.args.get("bucket")
@@ -446,12 +436,8 @@ def _page(allocation_id: int, form: DecisionForm) -> ResponseReturnValue:
     lines = queries.list_entries(read(), allocation_id, chosen, offset=entries_page.offset) if awarded else []
     people = [allocation.requested_by, allocation.decided_by, *(e.by_id for e in history)]
     steps = [] if awarded else review.list_steps(read(), allocation_id)
-    deciding = allocation.state in WAITING and by.may(Permission.ALLOCATION_APPROVE) and not steps
-    if form.awarded_hours.typed is None:
-        form.awarded_hours.data = allocation.requested_gpu_seconds
-    return show(
+    return render_template(
         "allocations/page.html",
-        form,
         row=row,
         history=history,
         names=names_of(read(), people + [line.entry.by_id for line in lines]),
@@ -460,85 +446,12 @@ def _page(allocation_id: int, form: DecisionForm) -> ResponseReturnValue:
         bucket=chosen,
         buckets=BUCKETS,
         verbs=VERBS,
-        decision=_decision(row, form) if deciding else None,
         steps=steps,
         changes=queries.list_changes(read(), allocation_id) if awarded else [],
         reports=queries.list_reports(read(), allocation_id) if awarded else [],
         change_names=CHANGE_NAMES,
         report_names=REPORT_NAMES,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """A number now and after the award, in GPU-seconds, and the largest either can be."""
-
-    now: int
-    after: int
-    whole: int
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What an operator weighs. The effects are missing while the award cannot be read."""
-
-    others: list[AllocationRow]
-    programme_left: Effect | None
-    enterprise_left: Effect | None
-
-
-def _decision(row: AllocationRow, form: DecisionForm) -> Decision:
-    others = queries.list_others(read(), row.allocation)
-    hours = programmes.hours(read(), [row.programme.id])[row.programme.id]
-    award = form.awarded_hours.data
-    if award is None:
-        return Decision(others, None, None)
-    left = sum(
-        other.balance.available
-        for other in others
-        if other.pool.id == row.pool.id and other.allocation.state is AllocationState.ACTIVE
-    )
-    return Decision(
-        others,
-        Effect(hours.left, hours.left - award, max(hours.funded, 1)),
-        Effect(left, left + award, max(left + row.allocation.requested_gpu_seconds, 1)),
-    )
-
-
-@blueprint.post("/allocations/<int:allocation_id>/approve")
-@allows(Permission.ALLOCATION_APPROVE)
-def approve(allocation_id: int) -> ResponseReturnValue:
-    form, by, at = DecisionForm(), actor(), now()
-    if form.validate():
-        award, reason = form.awarded_hours.data or 0, form.reason.data or ""
-        try:
-            address = one_time(
-                form.form_key.data,
-                lambda s: service.approve(s, allocation_id, awarded_gpu_seconds=award, reason=reason, by=by, now=at).id,
-                lambda id: url_for("allocations.page", allocation_id=id),
-            )
-        except Refusal as refusal:
-            form.refuse(refusal)
-        else:
-            tell(Sentence("allocation-approved", hours=award))
-            return redirect(address)
-    return _page(allocation_id, form)
-
-
-@blueprint.post("/allocations/<int:allocation_id>/decline")
-@allows(Permission.ALLOCATION_DECLINE)
-def decline(allocation_id: int) -> ResponseReturnValue:
-    form, by, at = DecisionForm(), actor(), now()
-    if form.validate():
-        reason = form.reason.data or ""
-        try:
-            transact(lambda s: service.decline(s, allocation_id, reason=reason, by=by, now=at))
-        except Refusal as refusal:
-            form.refuse(refusal)
-        else:
-            tell(Sentence("allocation-declined"))
-            return redirect(url_for("allocations.page", allocation_id=allocation_id))
-    return _page(allocation_id, form)
 
 
 @blueprint.post("/allocations/<int:allocation_id>/withdraw")
@@ -635,7 +548,7 @@ def _decide_change_page(change_id: int, form: AnswerForm) -> ResponseReturnValue
         names=names_of(read(), [change.requested_by, change.first_by, change.decided_by, *(e.by_id for e in history)]),
         kinds=CHANGE_NAMES,
         left=left,
-        deciders=service.track_of(read(), row.allocation).deciders,
+        deciders=2 if changes.two_decide(read(), row.allocation, change) else 1,
     )
 
 

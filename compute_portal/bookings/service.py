@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from .. import clock, units
 from ..access import SYSTEM, Actor, Permission, must_see, require
+from ..allocations import conflicts
 from ..allocations.models import Allocation
 from ..allocations.states import AllocationState
 from ..budgets import service as budgets
@@ -176,7 +177,7 @@ def approve(session: Session, booking_id: int, *, by: Actor, now: dt.datetime) -
     """An operator who did not ask for it lets it through."""
     require(by, Permission.BOOKING_APPROVE)
     booking = _locked(session, booking_id, by)
-    _not_own(booking, by)
+    _not_own(session, booking, by)
     if booking.starts_at is not None and booking.starts_at <= now:
         raise Refusal(Sentence("start-is-past"))
     _accept(session, booking, now=now, by=by, why=None)
@@ -197,7 +198,7 @@ def _accept(session: Session, booking: Booking, *, now: dt.datetime, by: Actor, 
 def decline(session: Session, booking_id: int, *, reason: str, by: Actor, now: dt.datetime) -> Booking:
     require(by, Permission.BOOKING_DECLINE)
     booking = _locked(session, booking_id, by)
-    _not_own(booking, by)
+    _not_own(session, booking, by)
     if not reason.strip():
         raise Refusal(Sentence("decline-needs-reason"), "reason")
     move_to(session, booking, BookingState.DECLINED, verb="decline", at=now, by=by, note=reason.strip())
@@ -298,9 +299,13 @@ def _locked(session: Session, booking_id: int, by: Actor) -> Booking:
     return fresh
 
 
-def _not_own(booking: Booking, by: Actor) -> None:
-    if by.user_id is not None and by.user_id == booking.submitted_by:
+def _not_own(session: Session, booking: Booking, by: Actor) -> None:
+    """Neither asked for by this person, nor by a firm that the person is bound to."""
+    if by.user_id is None:
+        return
+    if by.user_id == booking.submitted_by:
         raise Refusal(Sentence("not-your-own"))
+    conflicts.must_be_free(session, session.get_one(Allocation, booking.allocation_id), by)
 
 
 # -- the rules -----------------------------------------------------------------------------------------------------

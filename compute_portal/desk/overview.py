@@ -123,12 +123,11 @@ def _bookings(session: Session, enterprise_id: int) -> list[tuple[Booking, Pool]
 
 
 def _notices(session: Session, enterprise_id: int) -> list[tuple[Notice, User]]:
-    """The latest that its people were sent, with who got it."""
+    """The latest that its people were told as its people, with who got it; what is personal is not among it."""
     rows = session.execute(
         sa.select(Notice, User)
-        .join(Membership, Membership.user_id == Notice.user_id)
         .join(User, User.id == Notice.user_id)
-        .where(Membership.enterprise_id == enterprise_id)
+        .where(Notice.enterprise_id == enterprise_id)
         .order_by(Notice.id.desc())
         .limit(SHOWN)
     )

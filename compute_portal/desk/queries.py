@@ -14,19 +14,22 @@ from sqlalchemy.orm import Session
 from .. import clock, units
 from ..access import Actor
 from ..allocations import queries as allocations
-from ..allocations.models import IS_WAITING, Allocation
-from ..allocations.queries import AllocationRow
-from ..allocations.states import WAITING
+from ..allocations.models import IS_WAITING, Allocation, AllocationChange, Report
+from ..allocations.queries import AllocationRow, ReportRow
+from ..allocations.states import WAITING, AllocationState, ChangeState, ReportState
 from ..bookings import queries as bookings
 from ..bookings.models import Booking, Standing
 from ..bookings.queries import BookingRow
 from ..bookings.states import ON_THE_CLUSTER, OPEN, BookingState
 from ..enterprises.models import Enterprise, Membership
+from ..enterprises.states import EnterpriseState
 from ..lifecycle import HistoryEntry
 from ..pools.models import Limit, Maintenance, Node, NodeInterval, Occupancy, Pool, Tariff
 from ..pools.states import MaintenanceState, NodeState
 from ..programmes import queries as programmes
 from ..programmes.models import Programme
+from ..review.models import Appeal
+from ..review.states import AppealState
 from ..signin.models import AccessLogEntry, BureauRole, SshKey, User
 from ..statements import queries as statements
 from ..statements.models import Statement
@@ -34,6 +37,7 @@ from ..statements.queries import Totals
 from ..statements.states import StatementState
 from ..usage.models import Charge, UsageRecord
 from .models import Leader, TimetableRun
+from .queue import Kind
 
 SHOWN = 10  # things of one kind on a start page; the rest is behind the link to the list
 SOON = dt.timedelta(hours=24)
@@ -53,6 +57,8 @@ SILENT_AFTER_SECONDS = 60  # the scheduler writes its heartbeat every few second
 class MemberDesk:
     to_start: list[BookingRow]  # running, but nobody has started using them
     coming: list[BookingRow]  # confirmed, within a day
+    returned: list[AllocationRow]  # the bureau asks for changes
+    reports: list[ReportRow]  # due soon, or overdue
     unused: list[AllocationRow]  # awarded lately, nothing booked yet
     declined: list[AllocationRow]
     ending: list[AllocationRow]  # last day within 30 days, hours left
@@ -64,8 +70,11 @@ class MemberDesk:
     month: Totals | None
 
     @property
-    def _lists(self) -> list[list[BookingRow] | list[AllocationRow]]:
-        return [self.to_start, self.coming, self.unused, self.declined, self.ending, self.nearly_used]
+    def _lists(self) -> list[list[BookingRow] | list[AllocationRow] | list[ReportRow]]:
+        return [
+            self.to_start, self.coming, self.returned, self.reports, self.unused, self.declined, self.ending,
+            self.nearly_used,
+        ]  # fmt: skip
 
     @property
     def count(self) -> int:
@@ -78,7 +87,7 @@ class MemberDesk:
 
 
 def member_desk(session: Session, enterprise_id: int, by: Actor, *, tax_permille: int, now: dt.datetime) -> MemberDesk:
-    """Six queries. `by` is a member or manager of this enterprise."""
+    """Seven queries. `by` is a member or manager of this enterprise."""
     mine = _mine(session, enterprise_id, now)
     usable = allocations.list_usable(session, by, now)
     answers = allocations.list_answers(session, by, now - ANSWERED)
@@ -86,6 +95,7 @@ def member_desk(session: Session, enterprise_id: int, by: Actor, *, tax_permille
     month = clock.month_of(now)
     totals = statements.draft_totals(session, month, [enterprise_id], tax_permille)
     last = clock.day_of(now + ENDING)
+    by_state = {state: [row for row in answers if row.allocation.state is state] for state in AllocationState}
     unused = [
         row
         for row in usable
@@ -97,8 +107,10 @@ def member_desk(session: Session, enterprise_id: int, by: Actor, *, tax_permille
     return MemberDesk(
         to_start=[row for row in mine if row.booking.state is BookingState.RUNNING and not row.booking.claimed_at],
         coming=[row for row in mine if _comes_soon(row.booking, now)],
+        returned=by_state[AllocationState.CHANGES_REQUESTED],
+        reports=allocations.list_reports_due(session, by, clock.day_of(now + COMING)),
         unused=unused,
-        declined=[row for row in answers if row.allocation.state not in WAITING],
+        declined=by_state[AllocationState.DECLINED],
         ending=[
             row for row in usable if row.allocation.ends_on <= last and row not in nearly_used and row not in unused
         ],
@@ -171,6 +183,7 @@ class OperatorDesk:
     due_today: int
     bookings: list[BookingRow]
     bookings_waiting: int
+    others: dict[Kind, int]  # what else waits for a decision
     nodes_down: list[NodeDown]
     withheld: list[Withheld]
     maintenance: list[tuple[Maintenance, Pool]]
@@ -182,7 +195,15 @@ class OperatorDesk:
     @property
     def count(self) -> int:
         things = len(self.nodes_down) + len(self.withheld) + len(self.maintenance)
-        return self.requests_waiting + self.bookings_waiting + things
+        return self.requests_waiting + self.bookings_waiting + sum(self.others.values()) + things
+
+
+_OTHERS: dict[Kind, sa.ColumnElement[bool]] = {
+    Kind.ENTERPRISE: Enterprise.state == EnterpriseState.APPLIED,
+    Kind.CHANGE: AllocationChange.state == ChangeState.SUBMITTED,
+    Kind.APPEAL: Appeal.state == AppealState.FILED,
+    Kind.REPORT: Report.state == ReportState.HANDED_IN,
+}
 
 
 def operator_desk(session: Session, now: dt.datetime) -> OperatorDesk:
@@ -190,13 +211,14 @@ def operator_desk(session: Session, now: dt.datetime) -> OperatorDesk:
     tonight = clock.end_of_day(clock.day_of(now))
     asked = sa.select(sa.func.count()).select_from(Allocation)
     waiting = asked.where(Allocation.state.in_(WAITING))
-    requests, due, submitted, running, queued = session.execute(
+    requests, due, submitted, running, queued, *others = session.execute(
         sa.select(
             waiting.scalar_subquery(),
             asked.where(IS_WAITING, Allocation.due_at < tonight).scalar_subquery(),
             _bookings_in(frozenset({BookingState.SUBMITTED})),
             _bookings_in(ON_THE_CLUSTER),
             _bookings_in(frozenset({BookingState.QUEUED, BookingState.CONFIRMED})),
+            *(sa.select(sa.func.count()).where(waits).scalar_subquery() for waits in _OTHERS.values()),
         )
     ).one()
     leader = session.get(Leader, 1)
@@ -206,6 +228,7 @@ def operator_desk(session: Session, now: dt.datetime) -> OperatorDesk:
         due_today=due,
         bookings=bookings.list_to_approve(session, SHOWN),
         bookings_waiting=submitted,
+        others={kind: n for kind, n in zip(_OTHERS, others, strict=True) if n},
         nodes_down=_nodes_down(session),
         withheld=_withheld(session),
         maintenance=_maintenance(session, now),

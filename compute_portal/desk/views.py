@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from flask import Blueprint, Response, redirect, render_template, url_for
 from flask import request as http
 from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
 
 from .. import clock, exports, guard, paging
 from ..access import Permission, Role
+from ..allocations import conflicts
 from ..badges import BADGES
 from ..db import Database
 from ..enterprises import queries as enterprises
@@ -286,12 +288,15 @@ def start_view_as(enterprise_id: int) -> ResponseReturnValue:
     who, by, at = signed_in(), actor(), now()
     if form.validate():
         user_id, why = form.user_id.data, form.why.data
+
+        def look(s: Session) -> None:
+            conflicts.must_be_free_of(s, enterprise_id, by)  # what does not open here does not open that way either
+            viewing.start(s, who.session_id, user_id=user_id, enterprise_id=enterprise_id, why=why, by=by, now=at)
+
         try:
             address = one_time(
                 form.form_key.data,
-                lambda s: viewing.start(
-                    s, who.session_id, user_id=user_id, enterprise_id=enterprise_id, why=why, by=by, now=at
-                ),
+                look,
                 lambda _none: url_for("desk.start"),
             )
         except Refusal as refusal:

@@ -182,6 +182,17 @@ class InvitationForm(PortalForm):
     language = RadioChoiceField(N_("Language of the mail"), [Required()])
 
 
+class AppointForm(PortalForm):
+    address = LineField(
+        N_("E-mail"),
+        [Required()],
+        most=254,
+        description=N_("Of an account that is confirmed; a member or somebody new, nobody of the bureau."),
+        render_kw={"type": "email", "autocomplete": "off"},
+    )
+    reason = TextField(N_("Reason"), [Required()], most=1000, render_kw={"rows": 3})
+
+
 class AcceptForm(PortalForm):
     """The link's token; or, on a person's own first page, the number of the invitation."""
 

@@ -194,15 +194,10 @@ def _join(session: Session, invitation_id: int, by: Actor, now: dt.datetime) -> 
         about=Sentence("mail-invitation-accepted", enterprise=enterprise.name),
         link="/members",
         key=f"joined-{invitation.id}",
+        enterprise_id=enterprise.id,
         now=now,
     )
     return membership
-
-
-def forget_invitations(session: Session, *, before: dt.datetime) -> int:
-    """Addresses of people who never answered are not kept: delete what expired before an instant. Returns how many."""
-    old = sa.delete(Invitation).where(Invitation.accepted_at.is_(None), Invitation.expires_at < before)
-    return session.execute(old).rowcount  # type: ignore[attr-defined, no-any-return]
 
 
 # -- members
@@ -246,25 +241,66 @@ def remove_member(session: Session, user_id: int, *, by: Actor, now: dt.datetime
             to=user_id,
             about=Sentence("mail-member-removed", enterprise=enterprise.name),
             key=f"removed-{enterprise.id}-{user_id}-{int(now.timestamp())}",
+            enterprise_id=enterprise.id,
             now=now,
         )
 
 
+def appoint(
+    session: Session, enterprise_id: int, address: str, *, reason: str, by: Actor, now: dt.datetime
+) -> Membership:
+    """The bureau makes somebody manager of an enterprise that has none left who can sign in.
+
+    Raises Refusal("has-a-manager"), at `address` for an account that is not there or not ready, at `reason`.
+    """
+    require(by, Permission.MEMBER_APPOINT)
+    enterprise = lock(session, Enterprise, enterprise_id)
+    if enterprise is None:
+        raise NotFound
+    if enterprise.state is EnterpriseState.DECLINED:
+        raise Refusal(Sentence("declined-invites-nobody"))
+    if _find_manager(session, enterprise_id) is not None:
+        raise Refusal(Sentence("has-a-manager"))
+    if not reason.strip():
+        raise Refusal(Sentence("appoint-needs-reason"), "reason")
+    person = find_by_email(session, address.strip().lower())
+    if person is None or person.disabled_at is not None or person.confirmed_at is None:
+        raise Refusal(Sentence("no-such-account"), "address")
+    membership = session.get(Membership, (person.id, enterprise_id), populate_existing=True)
+    if membership is None:
+        try:
+            membership = add_member(session, enterprise_id, person.id, Role.MANAGER, now=now)
+        except Refusal as refusal:
+            raise Refusal(refusal.sentence, "address") from None
+    membership.role = Role.MANAGER
+    why = Sentence("member-role-changed", member=person.id, role=f"role-{Role.MANAGER}")
+    note_event(session, enterprise, verb="appoint", at=now, by=by, why=why, note=reason.strip())
+    session.flush()
+    notices.send(
+        session, to=person.id, about=Sentence("mail-appointed", enterprise=enterprise.name), link="/members",
+        key=f"appointed-{enterprise_id}-{int(now.timestamp())}", enterprise_id=enterprise_id, now=now,
+    )  # fmt: skip
+    return membership
+
+
 def _another_manager(session: Session, enterprise_id: int, user_id: int) -> None:
     """Somebody must be able to invite, change and ask; a person who can no longer sign in is nobody."""
-    other = session.scalar(
+    if _find_manager(session, enterprise_id, but=user_id) is None:
+        raise Refusal(Sentence("last-manager"))
+
+
+def _find_manager(session: Session, enterprise_id: int, but: int = 0) -> int | None:
+    return session.scalar(
         sa.select(Membership.user_id)
         .join(User, User.id == Membership.user_id)
         .where(
             Membership.enterprise_id == enterprise_id,
             Membership.role == Role.MANAGER,
-            Membership.user_id != user_id,
+            Membership.user_id != but,
             User.disabled_at.is_(None),
         )
         .limit(1)
     )
-    if other is None:
-        raise Refusal(Sentence("last-manager"))
 
 
 def _member(session: Session, user_id: int, by: Actor) -> tuple[Enterprise, Membership]:

@@ -27,7 +27,9 @@ def send_to_managers(
 ) -> int:
     """Returns how many were told; nobody twice for the same `key`."""
     people = _people_of(session, enterprise_id, Role.MANAGER)
-    return notices.send_to_all(session, people, about=about, body=body, link=link, key=key, now=now)
+    return notices.send_to_all(
+        session, people, about=about, body=body, link=link, key=key, now=now, enterprise_id=enterprise_id
+    )
 
 
 def send_to_members(
@@ -42,7 +44,9 @@ def send_to_members(
 ) -> int:
     """Managers and members. Returns how many were told; nobody twice for the same `key`."""
     people = _people_of(session, enterprise_id, None)
-    return notices.send_to_all(session, people, about=about, body=body, link=link, key=key, now=now)
+    return notices.send_to_all(
+        session, people, about=about, body=body, link=link, key=key, now=now, enterprise_id=enterprise_id
+    )
 
 
 def _people_of(session: Session, enterprise_id: int, role: Role | None) -> list[int]:

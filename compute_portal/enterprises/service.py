@@ -23,7 +23,9 @@ from ..lifecycle import begin, move_to, note_event
 from ..policy import FilesPolicy
 from ..sentences import NotFound, Refusal, Sentence
 from ..signin.models import BureauRole
+from ..signin.service import locked_user
 from . import credit_code, standing
+from .belonging import is_bound
 from .models import CreditBreach, Enterprise, Membership, RelatedParty, SizeChange
 from .notify import send_to_managers
 from .states import DOCUMENT_NAMES, DeclineReason, EnterpriseState, Relation, SizeClass
@@ -600,9 +602,10 @@ def _asked_to_sponsor(session: Session, team_id: int, by: Actor) -> Enterprise:
 
 
 def add_member(session: Session, enterprise_id: int, user_id: int, role: Role, *, now: dt.datetime) -> Membership:
-    """A bureau role and a membership exclude each other."""
+    """A bureau role and a membership exclude each other: whoever gives one locks the person."""
     if role not in ENTERPRISE_ROLES:
         raise ValueError(f"{role} is not an enterprise role")
+    locked_user(session, user_id)
     if session.scalar(sa.select(BureauRole.user_id).where(BureauRole.user_id == user_id).limit(1)) is not None:
         raise Refusal(Sentence("bureau-or-enterprise"))
     membership = Membership(user_id=user_id, enterprise_id=enterprise_id, role=role, since_at=now)
@@ -625,15 +628,13 @@ def _own(session: Session, enterprise_id: int, by: Actor) -> Enterprise:
 
 
 def _to_decide(session: Session, enterprise_id: int, permission: Permission, by: Actor) -> Enterprise:
-    """Locked, if this person may decide: nobody decides about an enterprise they belong to or applied for."""
+    """Locked, if this person may decide: nobody decides about an enterprise they belong or belonged to."""
     require(by, permission)
     enterprise = lock(session, Enterprise, enterprise_id)
     if enterprise is None:
         raise NotFound
-    if by.user_id is not None:
-        belongs = session.get(Membership, (by.user_id, enterprise_id))
-        if belongs is not None or enterprise.applied_by == by.user_id:
-            raise Refusal(Sentence("not-your-own-enterprise"))
+    if by.user_id is not None and is_bound(session, enterprise_id, by.user_id):
+        raise Refusal(Sentence("not-your-own-enterprise"))
     return enterprise
 
 

@@ -30,6 +30,7 @@ from .forms import (
     ROLES,
     SIZES,
     AcceptForm,
+    AppointForm,
     BreachForm,
     DeclineForm,
     DocumentForm,
@@ -318,6 +319,11 @@ RESUME = Act(
     N_("It may request and book again. The company reads your reason."),
     N_("Resume this enterprise"),
 )
+APPOINT = Act(
+    N_("Appoint a manager for %(enterprise)s"),
+    N_("It has no manager who can sign in. The person may then invite, request and read statements, and is told."),
+    N_("Appoint this manager"),
+)
 CLASSIFY = Act(
     N_("Change the size class of %(enterprise)s"),
     N_("Prices and conditions of programmes follow the class of the day. Earlier decisions keep theirs."),
@@ -442,6 +448,27 @@ def resume(enterprise_id: int) -> ResponseReturnValue:
         enterprise_id,
         lambda s: service.resume(s, enterprise_id, reason=form.reason.data, by=by, now=at),
         Sentence("enterprise-resumed"),
+    )
+
+
+@blueprint.get("/enterprises/<int:enterprise_id>/appoint")
+@allows(Permission.MEMBER_APPOINT)
+def appoint_form(enterprise_id: int) -> ResponseReturnValue:
+    return _act_page(APPOINT, AppointForm(), _enterprise(enterprise_id))
+
+
+@blueprint.post("/enterprises/<int:enterprise_id>/appoint")
+@allows(Permission.MEMBER_APPOINT)
+def appoint(enterprise_id: int) -> ResponseReturnValue:
+    form, by, at = AppointForm(), actor(), now()
+    return _act(
+        APPOINT,
+        form,
+        enterprise_id,
+        lambda s: (
+            membership.appoint(s, enterprise_id, form.address.data, reason=form.reason.data, by=by, now=at).user_id
+        ),
+        Sentence("manager-appointed"),
     )
 
 

@@ -26,7 +26,7 @@ KNOWN = (PDF, PNG, JPEG, DOCX, XLSX, ZIP)
 LONGEST_NAME = 120
 _BEGINNINGS = ((b"%PDF-", PDF), (b"\x89PNG\r\n\x1a\n", PNG), (b"\xff\xd8\xff", JPEG))
 _ZIP_BEGINNING = b"PK\x03\x04"
-_NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069<>:"|?*]')
+_NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff<>:"|?*]')
 
 
 def media_type_of(content: bytes) -> MediaType | None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -9,12 +9,22 @@ from ..access import SYSTEM, Actor
 from ..sentences import NotFound
 from .models import File, FileContent
 
+# What a kind of owner asks besides, by `owner_kind`: features above this one know more about who may read.
+_ASKED_BESIDES: dict[str, Callable[[Session, int, Actor], None]] = {}
+
+
+def ask_besides(owner_kind: str, check: Callable[[Session, int, Actor], None]) -> None:
+    """`check(session, owner_id, by)` raises NotFound or Refusal when the owner's documents do not open for `by`."""
+    _ASKED_BESIDES[owner_kind] = check
+
 
 def get_file(session: Session, file_id: int, by: Actor) -> File:
-    """Raises NotFound for a removed file and for one that this person may not know of."""
+    """Raises NotFound for a removed file and for one that this person may not know of, and what its owner says."""
     file = session.get(File, file_id)
     if file is None or file.removed_at is not None or not _may_read(file, by):
         raise NotFound
+    if (check := _ASKED_BESIDES.get(file.owner_kind)) is not None:
+        check(session, file.owner_id, by)
     return file
 
 

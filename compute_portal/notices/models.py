@@ -32,6 +32,7 @@ class Notice(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str | None] = mapped_column(sa.String(160), unique=True)
     user_id: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"))
+    enterprise_id: Mapped[int | None] = mapped_column(sa.ForeignKey("enterprises.id"))  # told as one of its people
     address: Mapped[str | None] = mapped_column(sa.String(254))  # emptied once it is sent
     language: Mapped[str | None] = mapped_column(sa.String(2))  # of a bare address; a person has one already
     about: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
@@ -49,6 +50,7 @@ class Notice(Base):
         sa.CheckConstraint("language IN ('zh', 'en')", name="language"),
         sa.CheckConstraint("(delivery = 'waiting') = (done_at IS NULL)", name="done"),
         sa.Index("ix_notices_user_id_id", "user_id", "id"),
+        sa.Index("ix_notices_enterprise_id_id", "enterprise_id", "id"),
         sa.Index(
             "ix_notices_unread",
             "user_id",

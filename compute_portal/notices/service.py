@@ -26,12 +26,14 @@ def send(
     body: Sequence[Sentence] = (),
     link: str | None = None,
     key: str | None = None,
+    enterprise_id: int | None = None,
 ) -> bool:
     """Tell the person `to`, or a bare `address` in `language`, about something; it goes out by mail soon.
 
     `about` is the subject and first line, `body` further sentences, `link` a path of the portal. The same `key` for the
     same receiver is told once, whatever restarts: True if this call was the first. What goes to a bare address is not
-    listed in the portal, and its link is forgotten once it is sent, so one-time links go that way.
+    listed in the portal, and its link is forgotten once it is sent, so one-time links go that way. `enterprise_id` says
+    that the person is told as one of its people: the bureau then finds it in the enterprise's overview.
     Raises ValueError unless there is exactly one receiver.
     """
     if (to is None) == (address is None):
@@ -45,6 +47,7 @@ def send(
         .values(
             key=None if key is None else f"{key}:{to if to is not None else _short_hash(address or '')}",
             user_id=to,
+            enterprise_id=enterprise_id,
             address=address,
             language=language if to is None else None,
             about=about.to_json(),
@@ -70,10 +73,11 @@ def send_to_all(
     body: Sequence[Sentence] = (),
     link: str | None = None,
     key: str | None = None,
+    enterprise_id: int | None = None,
 ) -> int:
     """The same to several people, each in their own language. Returns how many were told now."""
     told = [
-        send(session, to=user_id, about=about, body=body, link=link, key=key, now=now)
+        send(session, to=user_id, about=about, body=body, link=link, key=key, now=now, enterprise_id=enterprise_id)
         for user_id in sorted(set(people))
     ]
     return sum(told)

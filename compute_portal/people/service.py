@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from ..access import BUREAU_ROLES, Actor, Permission, Role, require
 from ..bookings.models import Booking
 from ..bookings.states import OPEN
+from ..enterprises.belonging import belonged
 from ..enterprises.models import Enterprise, Invitation, Membership
 from ..enterprises.states import EnterpriseState
 from ..lifecycle import move_to, note_event
@@ -99,6 +100,7 @@ def erase(session: Session, user_id: int, note: str, *, by: Actor, now: dt.datet
     user = _person(session, user_id)
     _must_not_be_needed(session, user_id)
     email = user.email
+    _forget_contact(session, user)
     move_to(session, user, PersonState.ERASED, verb="erase", at=now, by=by, note=note)
     user.email, user.name, user.name_en = f"erased:{user.id}", "", None
     user.password_hash = user.theme = user.confirmed_at = None
@@ -116,6 +118,19 @@ def erase(session: Session, user_id: int, note: str, *, by: Actor, now: dt.datet
     notices.forget_address(session, email)
     session.expire_all()
     return user
+
+
+def _forget_contact(session: Session, user: User) -> None:
+    """An enterprise that names this person of its own as its contact names nobody until a manager enters another."""
+    session.execute(
+        sa.update(Enterprise)
+        .where(
+            Enterprise.contact_name.in_([name for name in (user.name, user.name_en) if name]),
+            belonged(user.id, Enterprise),
+        )
+        .values(contact_name=None, contact_phone=None),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def _person(session: Session, user_id: int) -> User:

@@ -127,7 +127,7 @@ def close(session: Session, programme_id: int, *, why: str, by: Actor, now: dt.d
 def _open_or_close(
     session: Session, programme_id: int, is_open: bool, why: str, by: Actor, now: dt.datetime
 ) -> ProgrammeVersion:
-    if session.get(Programme, programme_id) is None:
+    if lock(session, Programme, programme_id) is None:  # before the rules are read: somebody may revise them now
         raise NotFound
     rules = Rules.from_json(newest_version(session, programme_id).rules)
     return revise(session, programme_id, dataclasses.replace(rules, is_open=is_open), why=why, by=by, now=now)

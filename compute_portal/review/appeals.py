@@ -6,12 +6,15 @@ Lock order: programme, allocation.
 from __future__ import annotations
 
 import datetime as dt
+from typing import cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from .. import clock, policy_versions
 from ..access import SYSTEM, Actor, Permission, Role, must_see, require
+from ..allocations import conflicts
+from ..allocations import review as steps_of
 from ..allocations import service as allocations
 from ..allocations.models import Allocation
 from ..allocations.review_models import Decision
@@ -19,16 +22,17 @@ from ..allocations.states import AllocationState
 from ..db import lock
 from ..enterprises import notify as tell_enterprise
 from ..ledger import service as ledger
-from ..lifecycle import begin, move_to, note_event
+from ..lifecycle import begin, list_history, move_to, note_event
 from ..policy import Policy, ReviewPolicy
 from ..programmes.models import Programme
 from ..sentences import NotFound, Refusal, Sentence
 from ..signin import notify as tell_bureau
 from ..workdays.calendar import Calendar
 from ..workdays.queries import load_calendar
-from . import conflicts
 from .models import Appeal, Opinion
 from .states import AppealState
+
+FIRST_APPROVAL = "first-approval"  # where two decide: the verb of the first word, kept in the appeal's history
 
 
 def file_until(decision: Decision, calendar: Calendar, rule: ReviewPolicy) -> dt.datetime:
@@ -98,6 +102,8 @@ def _to_decide(session: Session, appeal_id: int, permission: Permission, by: Act
     fresh = lock(session, Appeal, appeal_id)
     if allocation is None or fresh is None:
         raise NotFound
+    if fresh.state is not AppealState.FILED:
+        raise Refusal(Sentence("moved-meanwhile", kind=Appeal.LIFE.kind))
     if by.user_id is None or by.user_id in deciders_of(session, allocation):
         raise Refusal(Sentence("appeal-other-person"))
     if by.user_id in (allocation.requested_by, fresh.filed_by):
@@ -129,7 +135,8 @@ def uphold(
 ) -> Appeal:
     """The enterprise gets more than was decided: `awarded_gpu_seconds` in all, at most what it asked for.
 
-    Raises Refusal at `awarded_hours` or `reason`.
+    Where two decided on the request, two give on appeal: the first word waits for another person's, and of two awards
+    the smaller counts. Raises Refusal at `awarded_hours` or `reason`, Refusal("two-decide") for the same person twice.
     """
     appeal, allocation = _to_decide(session, appeal_id, Permission.APPEAL_UPHOLD, by)
     before = allocation.awarded_gpu_seconds or 0
@@ -141,6 +148,10 @@ def uphold(
         raise Refusal(Sentence("decline-needs-reason"), "reason")
     if allocation.ends_on < clock.day_of(now):
         raise Refusal(Sentence("period-is-over", last=allocation.ends_on))
+    agreed = _agreed(session, appeal, allocation, awarded_gpu_seconds, by, now)
+    if agreed is None:
+        return appeal
+    awarded_gpu_seconds = agreed
     if allocation.state is AllocationState.DECLINED:
         allocations.award(session, allocation, awarded_gpu_seconds, reason=reason, by=by, now=now, verb="uphold")
     elif allocation.state is AllocationState.ACTIVE:
@@ -150,14 +161,36 @@ def uphold(
         )  # fmt: skip
         allocation.awarded_gpu_seconds = awarded_gpu_seconds
         session.flush()
+        more = awarded_gpu_seconds - before
         ledger.award(
-            session, allocation.programme_id, allocation.id, awarded_gpu_seconds - before,
-            reference=f"appeal:{appeal.id}:award", at=now, by=by,
+            session, allocation.programme_id, allocation.id, more,
+            withheld=allocations.withheld_of(session, allocation, more), reference=f"appeal:{appeal.id}:award",
+            at=now, by=by,
         )  # fmt: skip
     else:
         raise Refusal(Sentence("allocation-not-active"))
     _close(session, appeal, allocation, AppealState.UPHELD, awarded_gpu_seconds, reason, policy, by, now)
     return appeal
+
+
+def _agreed(
+    session: Session, appeal: Appeal, allocation: Allocation, awarded: int, by: Actor, now: dt.datetime
+) -> int | None:
+    """What is given: where one person decides, what that person says; None while a second one has to agree."""
+    steps = steps_of.list_steps(session, allocation.id)
+    if allocations.track_of(session, allocation).deciders < 2 and all(step.deciders < 2 for step in steps):
+        return awarded
+    first = next(
+        (entry for entry in list_history(session, Appeal.LIFE, appeal.id) if entry.verb == FIRST_APPROVAL), None
+    )
+    if first is None:
+        why = Sentence("awarded-hours", hours=awarded, asked=allocation.requested_gpu_seconds)
+        note_event(session, appeal, verb=FIRST_APPROVAL, at=now, by=by, why=why)
+        return None
+    if first.by_id == by.user_id:
+        raise Refusal(Sentence("two-decide"))
+    said = Sentence.from_json(first.why)
+    return awarded if said is None else min(awarded, cast(int, said["hours"]))
 
 
 def _close(

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session, undefer
 
 from .. import clock
 from ..access import Actor, Permission, must_see, require
+from ..allocations import conflicts
 from ..allocations.models import Allocation
 from ..allocations.review_models import Decision, ReasonCode
 from ..enterprises.models import Enterprise
@@ -147,7 +148,7 @@ def _section(language: Language, facts: _Facts, bureau: Bureau) -> dict[str, Any
         ),
     ]
     if allocation.track:
-        rows.append((_say(language, N_("Track")), allocation.track))
+        rows.append((_say(language, N_("Track")), _say(language, allocation.track)))
     if facts.enterprise.credit_code:
         rows.append((_say(language, N_("Unified social credit code")), facts.enterprise.credit_code))
     return {
@@ -305,9 +306,12 @@ def keep(session: Session, decision_id: int, inputs: dict[str, Any], content: by
 
 
 def get_letter(session: Session, letter_id: int, by: Actor) -> Letter:
-    """For its enterprise and the bureau. Raises NotFound."""
+    """For its enterprise and the bureau. Raises NotFound, or Refusal for somebody with a conflict of interest."""
     require(by, Permission.LETTER_VIEW)
-    return must_see(session.get(Letter, letter_id, options=[undefer(Letter.content)]), by)
+    letter = must_see(session.get(Letter, letter_id, options=[undefer(Letter.content)]), by)
+    decision = session.get_one(Decision, letter.decision_id)
+    conflicts.must_be_free_to_read(session, session.get_one(Allocation, decision.allocation_id), by)
+    return letter
 
 
 def find_letters(session: Session, allocation_id: int) -> list[Letter]:

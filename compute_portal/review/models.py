@@ -1,4 +1,4 @@
-"""What reviewers say and decide, what keeps them from deciding, appeals, and the letters that were issued."""
+"""What reviewers say and decide, appeals, and the letters that were issued."""
 
 from __future__ import annotations
 
@@ -41,32 +41,6 @@ class ReviewComment(Base):
     private_text: Mapped[str | None] = mapped_column(sa.Text)
     at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
     __table_args__ = (sa.CheckConstraint("public_text IS NOT NULL OR private_text IS NOT NULL", name="some_text"),)
-
-
-class Interest(Base):
-    """A reviewer's tie to a firm, also under another registration of its credit code: its requests do not open."""
-
-    __tablename__ = "interests"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"))
-    enterprise_id: Mapped[int] = mapped_column(sa.ForeignKey("enterprises.id"))
-    credit_code: Mapped[str | None] = mapped_column(sa.String(18))  # a sponsored team has none
-    reason: Mapped[str] = mapped_column(sa.Text)
-    declared_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
-    __table_args__ = (sa.UniqueConstraint("user_id", "enterprise_id"),)
-
-
-class Waiver(Base):
-    """An administrator lets somebody with a conflict review one request all the same, with a plan. Append-only."""
-
-    __tablename__ = "conflict_waivers"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    allocation_id: Mapped[int] = mapped_column(sa.ForeignKey("allocations.id"))
-    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"))
-    plan: Mapped[str] = mapped_column(sa.Text)
-    waived_by: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"))
-    waived_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
-    __table_args__ = (sa.UniqueConstraint("allocation_id", "user_id"),)
 
 
 class Appeal(Base):

@@ -11,19 +11,19 @@ from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
 from ..access import Actor, must_see
+from ..allocations.conflicts import refuse, tie
 from ..allocations.fair import decayed
 from ..allocations.models import Allocation, FairUsage
-from ..allocations.review_models import Decision, ReasonCode, RequestStep
+from ..allocations.review_models import Decision, Interest, ReasonCode, RequestStep
 from ..allocations.states import WAITING, AllocationState
 from ..enterprises.models import Enterprise
 from ..ledger.models import Bucket, LedgerAccount, LedgerEntry
 from ..pools.models import Node, Pool
 from ..pools.states import NodeState
 from ..programmes.models import EnterpriseShare, Programme
-from ..sentences import NotFound, Refusal, Sentence
+from ..sentences import NotFound
 from ..signin.models import User
-from .conflicts import tie
-from .models import Appeal, Interest, Letter, Opinion, ReviewComment
+from .models import Appeal, Letter, Opinion, ReviewComment
 from .states import AppealState
 
 PAGE = 25
@@ -76,8 +76,7 @@ def get_request(session: Session, allocation_id: int, by: Actor) -> Request:
     if row is None or row[0].state is AllocationState.DRAFT:
         raise NotFound
     must_see(row[0], by)
-    if row[7] is not None:
-        raise Refusal(Sentence(f"conflict-{row[7]}"))
+    refuse(row[7])
     return Request(row[0], row[1], row[2], row[3], row[4] or 0, int(row[5] or 0), int(row[6] or 0))
 
 
@@ -422,8 +421,7 @@ def get_appeal(session: Session, appeal_id: int, by: Actor) -> AppealRow:
     if row is None:
         raise NotFound
     must_see(row[0], by)
-    if row[4] is not None:
-        raise Refusal(Sentence(f"conflict-{row[4]}"))
+    refuse(row[4])
     return AppealRow(*row[:4])
 
 

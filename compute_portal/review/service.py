@@ -1,7 +1,7 @@
 """Decide on requests, step by step: one opinion per person, as many as the step wants, then the next step or the end.
 
 Owns: opinions, comments, what happens to late steps. Does not own: a request's steps and clock (allocations.review),
-the award itself (allocations.service), conflicts of interest (conflicts).
+the award itself (allocations.service), conflicts of interest (allocations.conflicts).
 Lock order: programme, allocation.
 """
 
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from .. import clock, policy_versions
 from ..access import SYSTEM, Actor, Permission, Role, must_see, require
+from ..allocations import conflicts
 from ..allocations import review as steps_of
 from ..allocations import service as allocations
 from ..allocations.models import Allocation
@@ -31,7 +32,6 @@ from ..sentences import NotFound, Refusal, Sentence
 from ..signin import notify as tell_bureau
 from ..signin.models import BureauRole, User
 from ..workdays.queries import load_calendar
-from . import conflicts
 from .models import Opinion, ReviewComment
 
 

@@ -12,6 +12,7 @@ from flask.typing import ResponseReturnValue
 
 from .. import clock, paging
 from ..access import Permission
+from ..allocations import conflicts
 from ..allocations import review as steps_of
 from ..allocations.review import Step
 from ..allocations.review_models import RequestStep
@@ -24,7 +25,7 @@ from ..programmes import service as programmes_service
 from ..programmes.rules import Rules
 from ..sentences import Refusal, Sentence
 from ..workdays.queries import load_calendar
-from . import appeals, conflicts, letters, queries, service
+from . import appeals, letters, queries, service
 from .forms import (
     ROLES,
     AnswerForm,
@@ -110,6 +111,8 @@ def _page(
     found = queries.get_request(read(), allocation_id, by)
     allocation = found.allocation
     steps = steps_of.list_steps(read(), allocation_id)
+    if not steps and allocation.state in WAITING:  # asked before there were steps: they begin with the first word
+        steps = steps_of.planned(read(), allocation, now=allocation.requested_at)
     opinions, remarks = queries.list_said(read(), allocation_id)
     calendar = load_calendar(read())
     step = steps_of.open_step(steps) if allocation.state in WAITING else None
@@ -465,7 +468,8 @@ def uphold(appeal_id: int) -> ResponseReturnValue:
         except Refusal as refusal:
             form.refuse(refusal)
         else:
-            tell(Sentence("appeal-upheld", hours=award))
+            given = queries.get_appeal(read(), appeal_id, by).appeal.awarded_gpu_seconds
+            tell(Sentence("review-noted") if given is None else Sentence("appeal-upheld", hours=given))
             return redirect(address)
     return _appeal_page(appeal_id, form)
 

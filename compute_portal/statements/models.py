@@ -14,13 +14,17 @@ from .states import LIFE, StatementState
 
 
 class Statement(Base):
-    """Totals are zero while it is a draft: the page computes them from the charges."""
+    """Totals are zero while it is a draft: the page computes them from the charges.
+
+    `sponsor_id`: who pays for a team, as known when the month was closed; None: the enterprise itself.
+    """
 
     __tablename__ = "statements"
     LIFE: ClassVar[Lifecycle] = LIFE
     id: Mapped[int] = mapped_column(primary_key=True)
     number: Mapped[str] = mapped_column(sa.String(24), unique=True)  # S-202611-00047: month and enterprise
     enterprise_id: Mapped[int] = mapped_column(sa.ForeignKey("enterprises.id"))
+    sponsor_id: Mapped[int | None] = mapped_column(sa.ForeignKey("enterprises.id"), index=True)
     month: Mapped[str] = mapped_column(sa.String(7), index=True)
     state: Mapped[StatementState] = mapped_column(enum_type(StatementState, "state"))
     opened_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
 from .. import units
-from ..access import Actor, Columns, must_see, visible
+from ..access import SYSTEM, Actor, Columns, must_see, visible
 from ..bookings.models import Booking
 from ..enterprises.models import Enterprise
 from ..pools.models import Pool, Tariff
@@ -102,10 +103,6 @@ def frozen_lines(session: Session, statement_id: int) -> list[Line]:
     ]  # fmt: skip
 
 
-def get_statement(session: Session, statement_id: int, by: Actor) -> Statement:
-    return must_see(session.get(Statement, statement_id), by)
-
-
 def lines_of(session: Session, statement: Statement) -> list[Line]:
     if statement.state is StatementState.DRAFT:
         return draft_lines(session, statement.enterprise_id, statement.month)
@@ -153,7 +150,11 @@ class Which:
 
 
 def _narrow(query: sa.Select[*Columns], which: Which, by: Actor) -> sa.Select[*Columns]:
-    query = visible(query.join(Enterprise, Enterprise.id == Statement.enterprise_id), Statement.enterprise_id, by)
+    query = query.join(Enterprise, Enterprise.id == Statement.enterprise_id)
+    if by is not SYSTEM and not by.is_bureau:
+        query = query.where(
+            sa.or_(Statement.enterprise_id == by.enterprise_id, Statement.sponsor_id == by.enterprise_id)
+        )
     if which.month is not None:
         query = query.where(Statement.month == which.month)
     if which.state is not None:
@@ -177,22 +178,38 @@ def count_statements(session: Session, which: Which, by: Actor) -> int:
 def list_statements(
     session: Session, which: Which, by: Actor, *, offset: int = 0
 ) -> list[tuple[Statement, Enterprise]]:
-    """One page: newest month first, in a month in the order of the enterprises."""
+    """One page: newest month first; in a month one's own, then in the order of the enterprises."""
     query = _narrow(sa.select(Statement, Enterprise).select_from(Statement), which, by)
-    rows = session.execute(query.order_by(Statement.month.desc(), Statement.enterprise_id).limit(PAGE).offset(offset))
+    own_first = [] if by.enterprise_id is None else [Statement.enterprise_id != by.enterprise_id]
+    query = query.order_by(Statement.month.desc(), *own_first, Statement.enterprise_id)
+    rows = session.execute(query.limit(PAGE).offset(offset))
     return [(statement, enterprise) for statement, enterprise in rows]
 
 
-def get_sheet(session: Session, statement_id: int, by: Actor) -> tuple[Statement, Enterprise]:
-    """A statement with its enterprise. Raises NotFound, also for another enterprise's."""
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A statement, whose month it is, and who pays for a team: None is the enterprise itself."""
+
+    statement: Statement
+    enterprise: Enterprise
+    sponsor: Enterprise | None
+
+
+def get_sheet(session: Session, statement_id: int, by: Actor) -> Sheet:
+    """For the bureau, the enterprise, and the sponsor who pays. Raises NotFound."""
+    sponsor = orm.aliased(Enterprise)
     row = session.execute(
-        sa.select(Statement, Enterprise)
+        sa.select(Statement, Enterprise, sponsor)
         .join(Enterprise, Enterprise.id == Statement.enterprise_id)
+        .outerjoin(sponsor, sponsor.id == Statement.sponsor_id)
         .where(Statement.id == statement_id)
     ).one_or_none()
     if row is None:
         raise NotFound
-    return must_see(row[0], by), row[1]
+    sheet = Sheet(*row)
+    if sheet.sponsor is None or sheet.sponsor.id != by.enterprise_id:
+        must_see(sheet.statement, by)
+    return sheet
 
 
 def draft_totals_of(

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from .. import clock, units
 from ..access import Actor
 from ..bookings.models import Attempt, Booking
+from ..enterprises.models import Enterprise
 from ..lifecycle import begin, move_to
 from ..policy import StatementPolicy
 from ..sentences import Refusal, Sentence
@@ -37,6 +38,7 @@ def open_draft(
         statement = Statement(
             number=f"S-{month.replace('-', '')}-{enterprise_id:05}",
             enterprise_id=enterprise_id,
+            sponsor_id=_sponsor_of(session, enterprise_id),
             month=month,
             state=StatementState.DRAFT,
             opened_at=now,
@@ -80,6 +82,7 @@ def close_month(
             )
         )
     statement.rule_version, statement.tax_permille = policy.rule_version, policy.tax_permille
+    statement.sponsor_id = _sponsor_of(session, enterprise_id)
     statement.closed_at = now
     statement.gpu_seconds = sum(line.gpu_seconds for line in lines)
     statement.amount_micro_yuan = sum(line.amount_micro_yuan for line in lines)
@@ -95,6 +98,15 @@ def close_month(
         why=Sentence("closed-lines", n=len(lines), amount=statement.amount_micro_yuan),
     )
     return statement
+
+
+def _sponsor_of(session: Session, enterprise_id: int) -> int | None:
+    """Who has taken the team on and pays for it."""
+    return session.scalar(
+        sa.select(Enterprise.sponsor_id).where(
+            Enterprise.id == enterprise_id, Enterprise.sponsor_confirmed_at.is_not(None)
+        )
+    )
 
 
 def unmetered_before(session: Session, enterprise_id: int, end: dt.datetime) -> int:

@@ -19,7 +19,7 @@ from ..sentences import NotFound
 from ..signin.queries import names_of
 from . import queries, service
 from .models import Statement
-from .queries import Line, Totals, Which
+from .queries import Line, Sheet, Totals, Which
 from .states import LIFE, StatementState
 
 blueprint = Blueprint("statements", __name__, template_folder="templates")
@@ -109,7 +109,8 @@ def _usual_month(months: list[str]) -> str:
 @allows(Permission.STATEMENT_VIEW)
 def page(statement_id: int) -> ResponseReturnValue:
     by = actor()
-    statement, enterprise = queries.get_sheet(read(), statement_id, by)
+    sheet = queries.get_sheet(read(), statement_id, by)
+    statement, enterprise = sheet.statement, sheet.enterprise
     lines = queries.lines_of(read(), statement)
     lines_page = paging.page_of(len(lines), LINES_ON_A_PAGE)
     history = list_history(read(), LIFE, statement_id)
@@ -119,6 +120,8 @@ def page(statement_id: int) -> ResponseReturnValue:
         "statements/page.html",
         statement=statement,
         enterprise=enterprise,
+        sponsor=sheet.sponsor,
+        opens=by.is_bureau or by.enterprise_id == enterprise.id,
         lines=lines[lines_page.offset : lines_page.offset + lines_page.size],
         page=lines_page,
         totals=queries.totals_of(statement, lines),
@@ -149,30 +152,32 @@ def _reached(state: StatementState) -> int:
 # -- the file
 
 COLUMNS = (
-    "kind", "statement", "state", "month", "enterprise", "credit_code", "booking_id", "booking_title", "pool",
-    "adjustment", "gpu_seconds", "gpu_hours", "price_cny_per_gpu_hour", "amount_cny",
+    "kind", "statement", "state", "month", "enterprise", "credit_code", "payer", "payer_credit_code",
+    "booking_id", "booking_title", "pool", "adjustment", "gpu_seconds", "gpu_hours", "price_cny_per_gpu_hour",
+    "amount_cny",
 )  # fmt: skip
 
 
 @blueprint.get("/statements/<int:statement_id>/export.csv")
 @allows(Permission.STATEMENT_EXPORT)
 def export(statement_id: int) -> ResponseReturnValue:
-    statement, enterprise = queries.get_sheet(read(), statement_id, actor())
+    sheet = queries.get_sheet(read(), statement_id, actor())
+    statement = sheet.statement
     lines = queries.lines_of(read(), statement)
     totals = queries.totals_of(statement, lines)
     log_access("export", statement.number)
-    response = Response(
-        exports.csv_lines(COLUMNS, _rows(statement, enterprise, lines, totals)), mimetype=exports.MIMETYPE
-    )
+    response = Response(exports.csv_lines(COLUMNS, _rows(sheet, lines, totals)), mimetype=exports.MIMETYPE)
     response.headers["Content-Disposition"] = f'attachment; filename="{statement.number}.csv"'
     return response
 
 
-def _rows(
-    statement: Statement, enterprise: Enterprise, lines: Sequence[Line], totals: Totals
-) -> Iterator[Sequence[exports.Cell]]:
+def _rows(sheet: Sheet, lines: Sequence[Line], totals: Totals) -> Iterator[Sequence[exports.Cell]]:
     """The lines, then their sum, the tax and what is payable."""
-    head = (statement.number, statement.state.value, statement.month, enterprise.name, enterprise.credit_code)
+    statement, enterprise, payer = sheet.statement, sheet.enterprise, sheet.sponsor or sheet.enterprise
+    head = (
+        statement.number, statement.state.value, statement.month, enterprise.name, enterprise.credit_code,
+        payer.name, payer.credit_code,
+    )  # fmt: skip
     for line in lines:
         yield (
             "line",

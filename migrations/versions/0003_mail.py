@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("key", sa.String(length=160), nullable=True),
         sa.Column("user_id", sa.Integer(), nullable=True),
+        sa.Column("enterprise_id", sa.Integer(), nullable=True),
         sa.Column("address", sa.String(length=254), nullable=True),
         sa.Column("language", sa.String(length=2), nullable=True),
         sa.Column("about", sa.JSON(), nullable=False),
@@ -43,10 +44,12 @@ def upgrade() -> None:
         sa.CheckConstraint("language IN ('zh', 'en')", name=op.f("ck_notices_language")),
         sa.CheckConstraint("(delivery = 'waiting') = (done_at IS NULL)", name=op.f("ck_notices_done")),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_notices_user_id")),
+        sa.ForeignKeyConstraint(["enterprise_id"], ["enterprises.id"], name=op.f("fk_notices_enterprise_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_notices")),
         sa.UniqueConstraint("key", name=op.f("uq_notices_key")),
     )  # fmt: skip
     op.create_index("ix_notices_user_id_id", "notices", ["user_id", "id"])
+    op.create_index("ix_notices_enterprise_id_id", "notices", ["enterprise_id", "id"])
     for name, columns, where in (
         ("ix_notices_unread", ["user_id"], "read_at IS NULL"),
         ("ix_notices_due", ["next_try_at"], "delivery = 'waiting'"),

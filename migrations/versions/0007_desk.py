@@ -1,4 +1,4 @@
-"""announcements, alerts, sub-budgets, the timetable's entries, view-as, what the desk looks for"""
+"""announcements, alerts, sub-budgets, the timetable's entries, view-as, what the desk looks for, who pays for a team"""
 
 from __future__ import annotations
 
@@ -53,6 +53,10 @@ def upgrade() -> None:
             op.f("fk_user_sessions_viewing_enterprise_id"), "enterprises", ["viewing_enterprise_id"], ["id"]
         )
     _looked_for()
+    with op.batch_alter_table("statements") as batch:
+        batch.add_column(sa.Column("sponsor_id", sa.Integer(), nullable=True))
+        batch.create_foreign_key(op.f("fk_statements_sponsor_id"), "enterprises", ["sponsor_id"], ["id"])
+        batch.create_index(op.f("ix_statements_sponsor_id"), ["sponsor_id"])
 
 
 def _budgets() -> None:
@@ -201,6 +205,10 @@ def _looked_for() -> None:
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("statements") as batch:
+        batch.drop_index(op.f("ix_statements_sponsor_id"))
+        batch.drop_constraint(op.f("fk_statements_sponsor_id"), type_="foreignkey")
+        batch.drop_column("sponsor_id")
     op.drop_index("ix_instructions_failed", "instructions")
     op.drop_index("ix_allocations_current", "allocations")
     op.drop_index("ix_allocations_waiting", "allocations")

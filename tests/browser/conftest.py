@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, sync_playwright
 from compute_portal import verify
 from compute_portal.db import Database
 from compute_portal.language import Language
-from tests.browser.house import House, build_town
+from tests.browser.house import House, PostOffice, build_town
 from tests.browser.visitor import Visitor, find_chromium, start
 
 NO_CHROMIUM = "no Chromium on PATH: sudo apt install chromium fonts-noto-cjk"
@@ -46,6 +46,12 @@ def house(unopened_house: House) -> Iterator[House]:
     """Served by this process; `test_journey` has its own, of real processes."""
     with unopened_house.served_here() as house:
         yield house
+
+
+@pytest.fixture
+def post(house: House) -> Iterator[PostOffice]:
+    with house.with_mail() as post:
+        yield post
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
-"""The running house, and a town to live in it."""
+"""The running house, a town to live in it, and the mail it sends."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import os
 import re
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from email.message import EmailMessage
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -26,7 +28,11 @@ from compute_portal.signin import service as signin
 from compute_portal.signin.passwords import hash_password
 from compute_portal.signin.queries import find_by_email
 from config.settings import Settings
+from scheduler import mail, reviews
+from scheduler.context import Context, simulation
+from scheduler.post import post_of
 from scheduler.town import Town
+from tests.mailbox import Mailbox, text_of
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICY = ROOT / "config" / "policy.toml"
@@ -108,6 +114,17 @@ class House:
             server.server_close()
 
     @contextlib.contextmanager
+    def with_mail(self) -> Iterator[PostOffice]:
+        """What the scheduler does for people, when a test asks for it; letters go to a real mail server."""
+        with Mailbox().open() as mailbox:
+            context = simulation(self.database, load_policy(POLICY))
+            try:
+                post = post_of(mailbox.settings(public_url=self.address))
+                yield PostOffice(dataclasses.replace(context, post=post), mailbox)
+            finally:
+                context.leader.release()
+
+    @contextlib.contextmanager
     def served_by_processes(self) -> Iterator[House]:
         """As in production: gunicorn and the scheduler, started, ready, and ended by SIGTERM."""
         try:
@@ -167,6 +184,30 @@ class House:
     def _log_of(self, name: str) -> str:
         """The end of what the process said."""
         return (self.folder / f"{name}.log").read_text()[-4000:]
+
+
+class PostOffice:
+    """Issues what was decided and delivers what waits; then a person may look into the own mailbox."""
+
+    def __init__(self, context: Context, mailbox: Mailbox) -> None:
+        self.context = context
+        self.mailbox = mailbox
+
+    def newest(self, address: str) -> EmailMessage:
+        """The last letter that came to this address."""
+        now = clock.now()
+        reviews.run(self.context, now)
+        mail.deliver(self.context, now)
+        came = [letter for letter in self.mailbox.received if letter["To"].addresses[0].addr_spec == address]
+        assert came, f"no mail for {address}"
+        return came[-1]
+
+    def link(self, address: str, about: str) -> str:
+        """Where the newest letter leads, which must be this one: `about` is its subject in the receiver's language."""
+        letter = self.newest(address)
+        assert letter["Subject"] == about
+        (link,) = re.findall(r"^https?://\S+", text_of(letter), re.MULTILINE)
+        return str(link)
 
 
 def seconds(most: float, step: float = 0.1) -> Iterator[float]:

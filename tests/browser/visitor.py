@@ -12,7 +12,8 @@ from types import TracebackType
 
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright, Response, ViewportSize, expect
 
-from compute_portal.language import HTML_LANG, Language, gettext, ngettext
+from compute_portal.language import HTML_LANG, Language, gettext, ngettext, say
+from compute_portal.sentences import Sentence
 from tests.browser.house import PASSWORD
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -130,6 +131,10 @@ class Visitor:
 
     def sees(self, text: str, **values: str) -> bool:
         return self.words(text, **values) in self.text
+
+    def reads(self, sentence: str, **values: object) -> bool:
+        """A sentence of the rules, by its id."""
+        return say(Sentence(sentence, **values), self.language) in self.text
 
     def sees_state(self, word: str) -> bool:
         return self.page.locator(".state-lg").inner_text().strip() == self.words(word)

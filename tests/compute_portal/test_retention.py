@@ -9,7 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from compute_portal import retention, verify
+from compute_portal.access import Role
 from compute_portal.desk.models import TimetableRun
+from compute_portal.enterprises.models import Invitation
 from compute_portal.notices.models import Delivery, Notice
 from compute_portal.policy import Policy
 from compute_portal.signin.models import AccessLogEntry, FormKey, OneTimeLink, RetentionRun, SignInTry, UserSession
@@ -19,13 +21,17 @@ from tests.web import make_app
 DAY = dt.timedelta(days=1)
 
 
-def row_of(record: str, user: int, name: str, at: dt.datetime) -> Any:
+def row_of(record: str, user: int, enterprise: int, name: str, at: dt.datetime) -> Any:
     """A row whose days are counted from `at`."""
     rows: dict[str, Any] = {
         "form_keys": FormKey(key=name, user_id=user, result="/", at=at),
         "sign_in_tries": SignInTry(who="x", at=at),
         "one_time_links": OneTimeLink(
             purpose="reset", token_hash=name, address="a@b.cn", made_at=at, expires_at=at + HOUR
+        ),
+        "invitations": Invitation(
+            enterprise_id=enterprise, address=f"{name}@b.cn", role=Role.MEMBER, language="zh", invited_by=user,
+            invited_at=at - HOUR, sent_at=at - HOUR, expires_at=at,
         ),
         "sessions": UserSession(token_hash=name, user_id=user, created_at=at, seen_at=at, expires_at=at),
         "timetable_runs": TimetableRun(entry="metering", due_at=at, started_at=at),
@@ -46,7 +52,7 @@ def fill(cast: Cast, policy: Policy) -> None:
         for record in retention.RECORDS:
             limit = NOW - dt.timedelta(days=record.days(policy.retention))
             for name, at in (("old", limit - DAY), ("young", limit + DAY)):
-                session.add(row_of(record.name, cast.users["lin"], name, at))
+                session.add(row_of(record.name, cast.users["lin"], cast.yusheng, name, at))
 
     cast.database.transaction(rows)
 

@@ -12,11 +12,15 @@ from sqlalchemy.orm import Session
 
 from compute_portal import clock, units
 from compute_portal.access import SYSTEM, Role
+from compute_portal.allocations import reports
 from compute_portal.allocations import service as allocations
+from compute_portal.allocations.models import Allocation
 from compute_portal.allocations.service import AllocationRequest
+from compute_portal.allocations.states import ReportKind
 from compute_portal.bookings import attempts
 from compute_portal.bookings.attempts import Given
 from compute_portal.desk.models import Leader, TimetableRun
+from compute_portal.enterprises.models import Enterprise
 from compute_portal.policy import Policy
 from compute_portal.pools import service as pools
 from compute_portal.pools.models import Node, Occupancy
@@ -125,6 +129,33 @@ def test_a_declined_request_is_told_with_its_reason_for_two_weeks(app: Flask, ca
     assert "was declined" not in start(app, cast, "lin")
 
 
+def a_report(cast: Cast, due_on: dt.date) -> int:
+    return cast.database.transaction(
+        lambda s: (
+            allocations.ask_for_report(
+                s, s.get_one(Allocation, cast.allocation), ReportKind.PROGRESS, due_on, by=SYSTEM, now=NOW
+            ).id
+        )
+    )
+
+
+def test_a_manager_is_told_what_the_bureau_asks_for_and_which_report_is_due(app: Flask, cast: Cast) -> None:
+    request, report = a_request(cast), a_report(cast, clock.day_of(NOW) + dt.timedelta(days=10))
+    cast.database.transaction(
+        lambda s: allocations.ask_changes(
+            s, s.get_one(Allocation, request), reason="缺数据来源", by=cast.operator, now=NOW
+        )
+    )
+    page = start(app, cast, "lin")
+    assert f"Request {request} waits for your changes 6,400 H800 GPU-hours asked for" in page
+    assert "The report is due on 28 November 2026 Progress report · H800" in page
+    set_now(app, NOW + dt.timedelta(days=11))
+    assert "The report was due on 28 November 2026" in start(app, cast, "lin")
+    links = sign_in(app, cast.users["lin"], language="en").get("/start").text
+    assert f'href="/allocations/{request}/write"' in links and f'href="/reports/{report}"' in links
+    assert "waits for your changes" not in start(app, cast, "mei")
+
+
 def test_hours_that_end_within_30_days_or_are_nearly_used_are_told(app: Flask, cast: Cast, policy: Policy) -> None:
     cast.submit(cast.flexible(32, 330), policy.bookings)
     short = cast.award(cast.yusheng, "lin", 1_000, days=20)
@@ -163,10 +194,21 @@ def test_an_operator_finds_every_decision_by_name_with_its_due_time(app: Flask, 
     assert "one request is due by tonight" in page
     assert "Yusheng Voice asks for 500 H800 GPU-hours SME compute programme Overdue since" in page
     assert page.index("asks for 500") < page.index("asks for 6,400")
-    assert f'href="/allocations/{first}"' in answer.text
+    assert f'href="/reviews/{first}"' in answer.text
     assert f"Booking {big} of Yusheng Voice needs approval" in page
     assert "3,200 GPU-hours" in page
     assert "The scheduler runs" in page
+
+
+def test_an_operator_is_told_of_firms_and_reports_that_wait(app: Flask, cast: Cast) -> None:
+    beat(cast, NOW)
+    assert "Nothing waits for you" in start(app, cast, "zhou")
+    report = a_report(cast, clock.day_of(NOW))
+    cast.database.transaction(lambda s: reports.hand_in(s, report, text="训练完成。" * 9, by=cast.manager, now=NOW).id)
+    put(cast, Enterprise(name="新企业", size_class="small", state="applied", applied_at=NOW))
+    page = start(app, cast, "zhou")
+    assert "2 things need you" in page
+    assert "One enterprise wants to be verified" in page and "One report is handed in" in page
 
 
 def test_more_requests_than_fit_are_counted_and_linked(app: Flask, cast: Cast) -> None:

@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from compute_portal.access import Role
+from compute_portal.access import Actor, Role
 from compute_portal.enterprises import membership, queries
-from compute_portal.enterprises.models import Invitation, Membership
+from compute_portal.enterprises.models import Membership
 from compute_portal.enterprises.queries import actor_for
 from compute_portal.notices.models import Notice
 from compute_portal.policy import Policy
@@ -139,13 +139,22 @@ def test_a_manager_who_can_no_longer_sign_in_does_not_count(cast: Cast) -> None:
     )
 
 
-def test_addresses_of_people_who_never_answered_are_forgotten(cast: Cast, policy: Policy) -> None:
-    by = newcomer(cast)
-    invite(cast, policy, "gu@example.cn")
-    do(cast, lambda s: membership.accept(s, token(cast, "gu@example.cn"), by=by, now=NOW).role)
-    invite(cast, policy, "never@example.cn")
-    before = NOW + 100 * DAY
-    assert do(cast, lambda s: membership.forget_invitations(s, before=before)) == 1
+def test_the_bureau_appoints_a_manager_only_where_none_is_left(cast: Cast) -> None:
+    def appoint(address: str, reason: str = "公函 12 号", by: Actor | None = None) -> int:
+        who = by or cast.actor("an")
+        return do(cast, lambda s: membership.appoint(s, cast.yusheng, address, reason=reason, by=who, now=NOW).user_id)
+
+    assert refused(lambda: appoint("chen@example.cn"))[0] == "has-a-manager"
+    with_nobody = sa.update(User).where(User.id == cast.users["lin"]).values(state="disabled", disabled_at=NOW)
+    do(cast, lambda s: s.execute(with_nobody) and None)
+    assert refused(lambda: appoint("chen@example.cn", by=cast.operator)) == ("not-allowed", None)
+    assert refused(lambda: appoint("chen@example.cn", reason=" ")) == ("appoint-needs-reason", "reason")
+    assert refused(lambda: appoint("nobody@example.cn")) == ("no-such-account", "address")
+    assert refused(lambda: appoint("lin@example.cn")) == ("no-such-account", "address")
+    assert refused(lambda: appoint("zhou@example.cn")) == ("bureau-or-enterprise", "address")
+    assert appoint("CHEN@example.cn") == cast.users["chen"]
     with cast.database.read_only() as session:
-        assert [row.address for row in session.scalars(sa.select(Invitation))] == [""]
-        assert session.scalar(sa.select(sa.func.count()).select_from(Membership)) == 5
+        assert session.get_one(Membership, (cast.users["chen"], cast.yusheng)).role is Role.MANAGER
+        told = session.scalars(sa.select(Notice).where(Notice.user_id == cast.users["chen"])).one()
+        assert (told.about["id"], told.enterprise_id) == ("mail-appointed", cast.yusheng)
+    assert verbs(cast, cast.yusheng)[0] == "appoint"

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from compute_portal import verify
 from compute_portal.access import Actor, Role
 from compute_portal.bookings import service as bookings
-from compute_portal.enterprises.models import Membership
+from compute_portal.enterprises.models import Enterprise, Membership
 from compute_portal.enterprises.service import add_member
 from compute_portal.lifecycle import list_history
 from compute_portal.notices import service as notices
@@ -164,6 +164,8 @@ def test_erasing_leaves_the_number_and_nothing_that_says_who_it_was(cast: Cast, 
             session, to=None, address="tang@example.cn", about=Sentence("mail-reset"), link="/reset?token=x", now=NOW
         )
         session.execute(sa.update(User).where(User.id == tang).values(password_hash="x"))
+        session.get_one(Enterprise, cast.luyu).contact_name = session.get_one(User, tang).name
+        session.get_one(Enterprise, cast.yusheng).contact_name = "林晓禾"
 
     run(traces)
     booking = cast.submit(
@@ -180,6 +182,8 @@ def test_erasing_leaves_the_number_and_nothing_that_says_who_it_was(cast: Cast, 
     assert himself.get("/start").headers["Location"].startswith("/sign-in")
     assert admin.get(f"/people/{tang}").status_code == 404
     with cast.database.read_only() as session:
+        assert session.get_one(Enterprise, cast.luyu).contact_name is None
+        assert session.get_one(Enterprise, cast.yusheng).contact_name is not None
         row = session.get_one(User, tang)
         assert (row.state, row.name, row.name_en, row.password_hash) == (PersonState.ERASED, "", None, None)
         assert "@" not in row.email

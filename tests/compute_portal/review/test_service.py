@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from compute_portal import policy_versions, units
 from compute_portal.access import Actor, Role
+from compute_portal.allocations import conflicts
 from compute_portal.allocations import review as steps_of
 from compute_portal.allocations import service as allocations
 from compute_portal.allocations.models import Allocation, FairUsage
@@ -22,7 +23,7 @@ from compute_portal.lifecycle import HistoryEntry, list_history, move_to
 from compute_portal.notices.models import Notice
 from compute_portal.policy import Policy
 from compute_portal.policy_versions import PolicyVersion
-from compute_portal.review import conflicts, queries, service
+from compute_portal.review import queries, service
 from compute_portal.review.models import Opinion
 from compute_portal.sentences import Refusal
 from compute_portal.signin.models import BureauRole

@@ -6,6 +6,7 @@ import datetime as dt
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from compute_portal import units, verify
 from compute_portal.lifecycle import list_history
@@ -34,12 +35,16 @@ def draft(cast: Cast, policy: Policy) -> int:
     )
 
 
+def lines_and_amount(session: Session, id: int, cast: Cast) -> tuple[list[queries.Line], int]:
+    return queries.frozen_lines(session, id), queries.get_sheet(session, id, cast.finance).statement.amount_micro_yuan
+
+
 def test_a_draft_adds_up_charges_by_booking_and_rounds_each_line_once(cast: Cast, policy: Policy) -> None:
     first = a_run(cast, policy, gpus=3, at=NOW, seconds=4 * 3600 + 1)
     second = a_run(cast, policy, gpus=1, at=NOW, seconds=7)
     id = draft(cast, policy)
     with cast.database.read_only() as session:
-        statement = queries.get_statement(session, id, cast.finance)
+        statement = queries.get_sheet(session, id, cast.finance).statement
         lines = queries.lines_of(session, statement)
         totals = queries.totals_of(statement, lines)
     assert [line.booking_id for line in lines] == [first, second]
@@ -65,10 +70,10 @@ def test_closing_freezes_what_the_draft_said(cast: Cast, policy: Policy) -> None
     a_run(cast, policy, gpus=1, at=NOW, seconds=7)
     id = draft(cast, policy)
     with cast.database.read_only() as session:
-        before = queries.lines_of(session, queries.get_statement(session, id, cast.finance))
+        before = queries.lines_of(session, queries.get_sheet(session, id, cast.finance).statement)
     assert walk.close(cast, cast.yusheng, "2026-11", policy, now=DECEMBER) == id
     with cast.database.read_only() as session:
-        statement = queries.get_statement(session, id, cast.finance)
+        statement = queries.get_sheet(session, id, cast.finance).statement
         assert statement.state is StatementState.IN_REVIEW and statement.closed_at == DECEMBER
         assert queries.lines_of(session, statement) == before
         assert statement.amount_micro_yuan == units.parse_yuan("198.04")
@@ -132,12 +137,10 @@ def test_a_closed_statement_stays_as_it_is_when_late_use_arrives(cast: Cast, pol
     a_run(cast, policy, gpus=3, at=NOW, seconds=3600)
     id = walk.close(cast, cast.yusheng, "2026-11", policy, now=DECEMBER)
     with cast.database.read_only() as session:
-        before = queries.frozen_lines(session, id), queries.get_statement(session, id, cast.finance).amount_micro_yuan
+        before = lines_and_amount(session, id, cast)
     late = a_run(cast, policy, gpus=2, at=NOW + HOUR, seconds=3600)
     with cast.database.read_only() as session:
-        assert before == (
-            queries.frozen_lines(session, id), queries.get_statement(session, id, cast.finance).amount_micro_yuan
-        )  # fmt: skip
+        assert before == lines_and_amount(session, id, cast)
         [line] = queries.draft_lines(session, cast.yusheng, "2026-12")
         assert line.booking_id == late and line.adjustment
 

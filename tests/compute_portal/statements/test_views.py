@@ -10,8 +10,10 @@ import re
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from sqlalchemy.orm import Session
 
 from compute_portal import clock
+from compute_portal.enterprises.models import Enterprise
 from compute_portal.policy import Policy
 from compute_portal.signin.models import AccessLogEntry
 from compute_portal.statements import service
@@ -228,3 +230,31 @@ def test_the_file_has_the_lines_the_tax_and_the_total_and_is_logged(
         logged = session.scalars(sa.select(AccessLogEntry).where(AccessLogEntry.kind == "export")).one()
         assert (logged.user_id, logged.detail) == (cast.users["lin"], "S-202611-00001")
         assert session.get_one(Statement, draft).state == "draft"
+
+
+def test_a_teams_statement_goes_to_its_sponsor_and_stays_there(
+    app: Flask, cast: Cast, policy: Policy, draft: int, other_draft: int
+) -> None:
+    """Luyu is made a team of Yusheng's; when it leaves, what was closed stays Yusheng's to pay."""
+
+    def sponsored(session: Session, sponsor_id: int | None) -> None:
+        luyu = session.get_one(Enterprise, cast.luyu)
+        luyu.sponsor_id, luyu.sponsor_confirmed_at, luyu.credit_code = sponsor_id, NOW, None
+
+    sheet = f"/statements/{other_draft}"
+    lin = sign_in(app, cast.users["lin"], language="en")
+    assert lin.get(sheet).status_code == 404
+    cast.database.transaction(lambda session: sponsored(session, cast.yusheng))
+    walk.close(cast, cast.luyu, "2026-11", policy, now=END + 3 * HOUR)
+    cast.database.transaction(lambda session: sponsored(session, None))
+    set_now(app, END + 4 * HOUR)
+    lin = sign_in(app, cast.users["lin"], language="en")
+    listed = words(lin.get("/statements"))
+    assert "November 2026 so far: ¥349.80 payable" in listed
+    assert "Team Luyu Vision; you pay as its sponsor S-202611-00002 In review 4.00 66.00" in listed
+    page = lin.get(sheet)
+    assert "Billed to 屿声科技 Yusheng Voice sponsor of the team Credit code 91440300708461136T" in words(page)
+    assert "/bookings/" not in page.text and "/usage/records" not in page.text  # those stay the team's
+    (row, *_) = csv.DictReader(io.StringIO(lin.get(f"{sheet}/export.csv").text.removeprefix("\ufeff")))
+    assert (row["enterprise"], row["payer"], row["payer_credit_code"]) == ("鹭屿视觉", "屿声科技", "91440300708461136T")
+    assert "Billed to 屿声科技" in words(sign_in(app, cast.users["mei"], language="en").get(sheet))

@@ -1,4 +1,7 @@
-"""Who may not review whose request: declared ties, and people who belong or belonged to the enterprise."""
+"""Who may not review whose request: declared ties, and people who belong or belonged to the enterprise.
+
+Every verb that decides on a request, a change, a report or an appeal asks here, and so does every page that opens one.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
 from ..access import Actor, Permission, must_see, require
-from ..allocations.models import Allocation
-from ..enterprises.models import Enterprise, Invitation, Membership
-from ..lifecycle import HistoryEntry, note_event
+from ..enterprises.belonging import belonged, is_bound, same_firm
+from ..enterprises.models import Enterprise
+from ..lifecycle import note_event
 from ..sentences import NotFound, Refusal, Sentence
 from ..signin.models import BureauRole
-from .models import Interest, Waiver
+from .models import Allocation
+from .review_models import Interest, Waiver
 
 
 class Tie(enum.StrEnum):
@@ -32,32 +36,14 @@ def tie(user_id: Any) -> sa.ColumnElement[str | None]:
     other = orm.aliased(Enterprise)
     asked = orm.aliased(Allocation)
     waived = sa.exists().where(Waiver.allocation_id == Allocation.id, Waiver.user_id == user_id)
-    declared = sa.exists().where(
-        Interest.user_id == user_id,
-        sa.or_(
-            Interest.enterprise_id == Enterprise.id,
-            Interest.enterprise_id == Enterprise.sponsor_id,  # a team stands and falls with its sponsor
-            Interest.credit_code == Enterprise.credit_code,
-        ),
+    declared = sa.exists().where(Interest.user_id == user_id, _names_the_firm())
+    bound = sa.or_(
+        belonged(user_id, other), sa.exists().where(asked.requested_by == user_id, asked.enterprise_id == other.id)
     )
-    same = sa.or_(
-        other.id == Enterprise.id, other.id == Enterprise.sponsor_id, other.credit_code == Enterprise.credit_code
-    )
-    belonged = sa.or_(
-        other.applied_by == user_id,
-        sa.exists().where(Membership.user_id == user_id, Membership.enterprise_id == other.id),
-        # kept after the person has left
-        sa.exists().where(Invitation.accepted_by == user_id, Invitation.enterprise_id == other.id),
-        sa.exists().where(asked.requested_by == user_id, asked.enterprise_id == other.id),
-        sa.exists().where(
-            HistoryEntry.kind == Enterprise.LIFE.kind,
-            HistoryEntry.subject_id == other.id,
-            HistoryEntry.why["member"].as_integer() == user_id,
-        ),
-    )
-    member = sa.select(other.id).where(same, belonged).correlate(Enterprise, Allocation).exists()
+    member = sa.select(other.id).where(same_firm(other), bound).correlate(Enterprise, Allocation).exists()
     if isinstance(user_id, orm.InstrumentedAttribute):
-        member = sa.select(other.id).where(same, belonged).correlate(Enterprise, Allocation, user_id.class_).exists()
+        inside = (Enterprise, Allocation, user_id.class_)
+        member = sa.select(other.id).where(same_firm(other), bound).correlate(*inside).exists()
     return sa.case((waived, sa.null()), (declared, Tie.DECLARED.value), (member, Tie.MEMBER.value))
 
 
@@ -75,7 +61,39 @@ def tie_of(session: Session, allocation: Allocation, user_id: int | None) -> Tie
 
 def must_be_free(session: Session, allocation: Allocation, by: Actor) -> None:
     """Raises Refusal("conflict-declared" | "conflict-member") for somebody who is bound to the enterprise."""
-    tie = tie_of(session, allocation, by.user_id)
+    refuse(tie_of(session, allocation, by.user_id))
+
+
+def must_be_free_to_read(session: Session, allocation: Allocation, by: Actor) -> None:
+    """The same for what is only read: of the bureau. The enterprise's own people read what is theirs."""
+    if by.is_bureau:
+        must_be_free(session, allocation, by)
+
+
+def must_be_free_of(session: Session, enterprise_id: int, by: Actor) -> None:
+    """The same for an enterprise as a whole, where no request is named that a waiver could be for."""
+    declared = sa.select(Interest.id).where(
+        Interest.user_id == by.user_id,
+        Enterprise.id == enterprise_id,
+        _names_the_firm(),
+    )
+    if session.scalar(declared.limit(1)) is not None:
+        refuse(Tie.DECLARED)
+    if by.user_id is not None and is_bound(session, enterprise_id, by.user_id):
+        refuse(Tie.MEMBER)
+
+
+def _names_the_firm() -> sa.ColumnElement[bool]:
+    """An interest is in the Enterprise of the same query."""
+    return sa.or_(
+        Interest.enterprise_id == Enterprise.id,
+        Interest.enterprise_id == Enterprise.sponsor_id,  # a team stands and falls with its sponsor
+        Interest.credit_code == Enterprise.credit_code,
+    )
+
+
+def refuse(tie: str | None) -> None:
+    """Raises Refusal for a tie that a query found."""
     if tie is not None:
         raise Refusal(Sentence(f"conflict-{tie}"))
 
@@ -121,6 +139,7 @@ def waive(session: Session, allocation_id: int, user_id: int, *, plan: str, by: 
         raise NotFound
     if user_id == by.user_id:
         raise Refusal(Sentence("conflict-waive-own"), "user_id")
+    must_be_free(session, allocation, by)
     if tie_of(session, allocation, user_id) is None:
         raise Refusal(Sentence("conflict-nothing-to-waive"), "user_id")
     if not plan.strip():
