@@ -141,7 +141,9 @@ def test_an_enterprise_as_a_whole_says_what_it_has_used_books_owes_and_was_told(
     walk.run(cast, booking, at=NOW, until=NOW + 2 * HOUR)
     cast.submit(cast.flexible(4, 3, title="第二轮"), policy.bookings, now=NOW + 2 * HOUR)
     told = Sentence("alert-used", allocation=1, percent=75, used=1, awarded=2)
-    cast.database.transaction(lambda s: notices.send(s, to=cast.users["lin"], about=told, now=NOW))
+    cast.database.transaction(
+        lambda s: notices.send(s, to=cast.users["lin"], about=told, enterprise_id=cast.yusheng, now=NOW)
+    )
     set_now(app, NOW + 2 * HOUR)
     answer = sign_in(app, cast.users["zhou"], language="en").get(f"/enterprises/{cast.yusheng}/overview")
     page = words(answer)
