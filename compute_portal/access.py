@@ -46,16 +46,31 @@ class Permission(enum.StrEnum):
     BOOKING_CANCEL = "booking:cancel"
     BOOKING_CLAIM = "booking:claim"
     BOOKING_DECLINE = "booking:decline"
+    BOOKING_EXTEND = "booking:extend"
+    BOOKING_HAND_BACK = "booking:hand_back"
     BOOKING_STOP = "booking:stop"
     BOOKING_SUBMIT = "booking:submit"
     BOOKING_VIEW = "booking:view"
+    BOOKING_WAIT = "booking:wait"
     BUDGET_SET = "budget:set"
     BUDGET_VIEW = "budget:view"
     CHANGE_APPROVE = "change:approve"
     CHANGE_DECLINE = "change:decline"
     CHANGE_REQUEST = "change:request"
     CHANGE_WITHDRAW = "change:withdraw"
+    CLAIM_APPROVE = "claim:approve"
+    CLAIM_CHECK = "claim:check"
+    CLAIM_CONFIRM = "claim:confirm"
+    CLAIM_DECLINE = "claim:decline"
+    CLAIM_EXPORT = "claim:export"
+    CLAIM_PAY = "claim:pay"
+    CLAIM_VIEW = "claim:view"
+    CLAIM_WITHDRAW = "claim:withdraw"
     DISCOUNT_SET = "discount:set"
+    DISPUTE_ANSWER = "dispute:answer"
+    DISPUTE_OPEN = "dispute:open"
+    DISPUTE_VIEW = "dispute:view"
+    DISPUTE_WITHDRAW = "dispute:withdraw"
     ENTERPRISE_ADMIT = "enterprise:admit"
     ENTERPRISE_BREACH = "enterprise:breach"
     ENTERPRISE_CHANGE = "enterprise:change"
@@ -68,6 +83,7 @@ class Permission(enum.StrEnum):
     ENTERPRISE_SUSPEND = "enterprise:suspend"
     ENTERPRISE_VERIFY = "enterprise:verify"
     ENTERPRISE_VIEW = "enterprise:view"
+    FAPIAO_ENTER = "fapiao:enter"
     FILE_VIEW = "file:view"
     HISTORY_EXPORT = "history:export"
     HISTORY_VIEW = "history:view"
@@ -91,6 +107,9 @@ class Permission(enum.StrEnum):
     NOTICE_READ = "notice:read"
     NOTICE_VIEW = "notice:view"
     OVERVIEW_VIEW = "overview:view"
+    PAYMENT_ENTER = "payment:enter"
+    PAYMENT_MATCH = "payment:match"
+    PAYMENT_VIEW = "payment:view"
     PERSON_DISABLE = "person:disable"
     PERSON_ENABLE = "person:enable"
     PERSON_ERASE = "person:erase"
@@ -103,6 +122,8 @@ class Permission(enum.StrEnum):
     PROGRAMME_REVISE = "programme:revise"
     PROGRAMME_VIEW = "programme:view"
     QUEUE_VIEW = "queue:view"
+    READING_ENTER = "reading:enter"
+    READING_VIEW = "reading:view"
     REPORT_ACCEPT = "report:accept"
     REPORT_HAND_IN = "report:hand_in"
     REPORT_RETURN = "report:return"
@@ -119,12 +140,33 @@ class Permission(enum.StrEnum):
     REVIEW_WAIVE = "review:waive"
     RULES_SET = "rules:set"
     RULES_VIEW = "rules:view"
+    SAMPLE_VIEW = "sample:view"
+    SCHEME_EXPORT = "scheme:export"
+    SCHEME_FUND = "scheme:fund"
+    SCHEME_OPEN = "scheme:open"
+    SCHEME_REVISE = "scheme:revise"
+    SCHEME_VIEW = "scheme:view"
     START_VIEW = "start:view"
+    STATEMENT_APPROVE = "statement:approve"
+    STATEMENT_CHECK = "statement:check"
+    STATEMENT_CLOSE = "statement:close"
+    STATEMENT_CONFIRM = "statement:confirm"
     STATEMENT_EXPORT = "statement:export"
+    STATEMENT_ISSUE = "statement:issue"
+    STATEMENT_PACK = "statement:pack"
+    STATEMENT_RETURN = "statement:return"
+    STATEMENT_SETTLE = "statement:settle"
     STATEMENT_VIEW = "statement:view"
+    STRIKE_VIEW = "strike:view"
+    STRIKE_WAIVE = "strike:waive"
+    SUBSIDY_DECLARE = "subsidy:declare"
+    SUBSIDY_VIEW = "subsidy:view"
     TARIFF_SET = "tariff:set"
     TARIFF_VIEW = "tariff:view"
+    TRAIT_SET = "trait:set"
+    USAGE_CORRECT = "usage:correct"
     USAGE_EXPORT = "usage:export"
+    USAGE_RERATE = "usage:rerate"
     USAGE_VIEW = "usage:view"
     VIEW_AS_START = "view_as:start"
     WEIGHT_SET = "weight:set"
@@ -146,11 +188,13 @@ _MEMBER = _EVERYBODY | NEWCOMER | {
     P.BUDGET_VIEW,
     P.FILE_VIEW,
     P.ALLOCATION_VIEW, P.BOOKING_VIEW, P.BOOKING_SUBMIT, P.BOOKING_CANCEL, P.BOOKING_STOP, P.BOOKING_CLAIM,
+    P.BOOKING_EXTEND, P.BOOKING_HAND_BACK, P.BOOKING_WAIT, P.STRIKE_VIEW,
     P.ENTERPRISE_VIEW, P.KEY_ADD, P.KEY_REMOVE, P.KEY_VIEW, P.USAGE_VIEW, P.USAGE_EXPORT,
 }  # fmt: skip
 _BUREAU_READS = _EVERYBODY | {
-    P.LETTER_VIEW, P.REVIEW_VIEW, P.REVIEW_VIEW_FLOW,
-    P.ANNOUNCEMENT_VIEW, P.BUDGET_VIEW, P.HISTORY_VIEW, P.JOB_VIEW, P.OVERVIEW_VIEW, P.QUEUE_VIEW, P.RULES_VIEW,
+    P.LETTER_VIEW, P.REVIEW_VIEW, P.REVIEW_VIEW_FLOW, P.STRIKE_VIEW,
+    P.ANNOUNCEMENT_VIEW, P.BUDGET_VIEW, P.HISTORY_VIEW, P.JOB_VIEW, P.OVERVIEW_VIEW, P.QUEUE_VIEW,
+    P.READING_VIEW, P.RULES_VIEW,
     P.FILE_VIEW,
     P.ALLOCATION_VIEW, P.BOOKING_VIEW, P.ENTERPRISE_VIEW, P.STATEMENT_VIEW, P.USAGE_VIEW,
 }  # fmt: skip
@@ -162,14 +206,27 @@ _REVIEWS = frozenset(
     }
 )  # fmt: skip
 
+# Schemes, budgets and claims: who reads them in the bureau.
+_SCHEMES = frozenset({P.CLAIM_EXPORT, P.CLAIM_VIEW, P.SCHEME_EXPORT, P.SCHEME_VIEW, P.SUBSIDY_VIEW})
+
+# What finance does with statements, and what auditors read of it.
+_MONEY_READS = frozenset({P.DISPUTE_VIEW, P.PAYMENT_VIEW})
+_MONEY = _MONEY_READS | {
+    P.DISPUTE_ANSWER, P.FAPIAO_ENTER, P.PAYMENT_ENTER, P.PAYMENT_MATCH, P.STATEMENT_APPROVE, P.STATEMENT_CHECK,
+    P.STATEMENT_CLOSE, P.STATEMENT_CONFIRM, P.STATEMENT_ISSUE, P.STATEMENT_PACK, P.STATEMENT_RETURN,
+    P.STATEMENT_SETTLE,
+}  # fmt: skip
+
 ALLOWED: dict[Role, frozenset[Permission]] = {
     Role.MEMBER: _MEMBER,
     Role.MANAGER: _MEMBER
     | {
         P.APPEAL_FILE,
         P.ALLOCATION_REQUEST, P.ALLOCATION_WITHDRAW, P.STATEMENT_VIEW, P.STATEMENT_EXPORT,
+        P.DISPUTE_OPEN, P.DISPUTE_VIEW, P.DISPUTE_WITHDRAW,
         P.BUDGET_SET,
         P.CHANGE_REQUEST, P.CHANGE_WITHDRAW, P.REPORT_HAND_IN,
+        P.CLAIM_CONFIRM, P.CLAIM_EXPORT, P.CLAIM_VIEW, P.CLAIM_WITHDRAW, P.SUBSIDY_DECLARE, P.SUBSIDY_VIEW,
         P.ENTERPRISE_CHANGE, P.ENTERPRISE_SPONSOR, P.MEMBER_CHANGE, P.MEMBER_INVITE, P.MEMBER_REMOVE,
     },
     Role.OPERATOR: (_BUREAU_READS - {P.STATEMENT_VIEW})
@@ -179,13 +236,16 @@ ALLOWED: dict[Role, frozenset[Permission]] = {
         P.ENTERPRISE_RESUME, P.ENTERPRISE_SUSPEND, P.ENTERPRISE_VERIFY,
         P.ANNOUNCEMENT_PUBLISH, P.ANNOUNCEMENT_WITHDRAW, P.JOB_RETRY, P.VIEW_AS_START,
         P.CHANGE_APPROVE, P.CHANGE_DECLINE, P.PROGRAMME_OPEN, P.PROGRAMME_REVISE, P.REPORT_ACCEPT, P.REPORT_RETURN,
-        P.WEIGHT_SET,
+        P.READING_ENTER, P.SCHEME_VIEW, P.TRAIT_SET, P.WEIGHT_SET,
         P.ALLOCATION_APPROVE, P.ALLOCATION_DECLINE, P.BOOKING_APPROVE, P.BOOKING_DECLINE, P.MAIL_RETRY, P.MAIL_VIEW,
         P.MAINTENANCE_CANCEL,
-        P.MAINTENANCE_PLAN, P.NODE_DRAIN, P.NODE_RESUME, P.USAGE_EXPORT,
+        P.MAINTENANCE_PLAN, P.NODE_DRAIN, P.NODE_RESUME, P.STRIKE_WAIVE, P.USAGE_CORRECT, P.USAGE_EXPORT,
     },
-    Role.FINANCE: _BUREAU_READS | {P.DISCOUNT_SET, P.PROGRAMME_FUND, P.STATEMENT_EXPORT, P.TARIFF_SET, P.USAGE_EXPORT},
-    Role.AUDITOR: _BUREAU_READS | {P.HISTORY_EXPORT, P.MAIL_VIEW, P.PERSON_VIEW, P.STATEMENT_EXPORT, P.USAGE_EXPORT},
+    Role.FINANCE: _BUREAU_READS | _SCHEMES | _MONEY | {
+        P.CLAIM_APPROVE, P.CLAIM_CHECK, P.CLAIM_DECLINE, P.CLAIM_PAY,
+        P.SCHEME_FUND, P.SCHEME_OPEN, P.SCHEME_REVISE, P.TRAIT_SET,
+    } | {P.DISCOUNT_SET, P.PROGRAMME_FUND, P.STATEMENT_EXPORT, P.TARIFF_SET, P.USAGE_EXPORT, P.USAGE_RERATE},
+    Role.AUDITOR: _BUREAU_READS | _SCHEMES | _MONEY_READS | {P.SAMPLE_VIEW} | {P.HISTORY_EXPORT, P.MAIL_VIEW, P.PERSON_VIEW, P.STATEMENT_EXPORT, P.USAGE_EXPORT},
     Role.ADMIN: (_BUREAU_READS - {P.STATEMENT_VIEW})
     | _REVIEWS
     | {P.MEMBER_APPOINT, P.REVIEW_SET_FLOW, P.REVIEW_WAIVE, P.WORKDAY_SET}

@@ -30,6 +30,8 @@ from .allocations.views import blueprint as allocations
 from .announcements.views import blueprint as announcements
 from .bookings.views import blueprint as bookings
 from .budgets.views import blueprint as budgets
+from .cancellations.views import blueprint as cancellations
+from .claims.views import blueprint as claims
 from .cli import register_cli
 from .db import Database
 from .desk.models import Leader
@@ -50,6 +52,7 @@ from .review.views import blueprint as review
 from .sentences import NotFound, Refusal, Sentence
 from .signin.views import blueprint as signin
 from .statements.views import blueprint as statements
+from .subsidies.views import blueprint as subsidies
 from .usage.views import blueprint as usage
 from .workdays.views import blueprint as workdays
 
@@ -61,6 +64,7 @@ FEATURES: list[Blueprint] = [
     allocation_changes,
     allocation_reports,
     budgets,
+    cancellations,
     announcements,
     desk,
     enterprises,
@@ -73,6 +77,8 @@ FEATURES: list[Blueprint] = [
     tariffs,
     usage,
     statements,
+    subsidies,
+    claims,
     workdays,
 ]
 

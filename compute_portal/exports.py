@@ -21,17 +21,17 @@ def safe(cell: Cell) -> Cell:
     return cell
 
 
-def csv_lines(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Iterator[str]:
-    """The file in pieces, one per row. It begins with a byte order mark, by which Excel knows UTF-8."""
+def csv_lines(header: Sequence[str], rows: Iterable[Sequence[Cell]], *, mark: bool = True) -> Iterator[str]:
+    """The file in pieces, one per row. It begins with a byte order mark, by which Excel knows UTF-8, unless told not."""
     line = io.StringIO()
     writer = csv.writer(line)
-    for row in _with_header(header, rows):
+    for row in _with_header(header, rows, mark):
         writer.writerow([safe(cell) for cell in row])
         yield line.getvalue()
         line.seek(0)
         line.truncate()
 
 
-def _with_header(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Iterator[Sequence[Cell]]:
-    yield ["\ufeff" + header[0], *header[1:]]
+def _with_header(header: Sequence[str], rows: Iterable[Sequence[Cell]], mark: bool) -> Iterator[Sequence[Cell]]:
+    yield [("\ufeff" if mark else "") + header[0], *header[1:]]
     yield from rows

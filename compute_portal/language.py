@@ -95,8 +95,10 @@ WORDS: dict[str, str] = {
     "booking": N_("booking"),
     "allocation": N_("allocation"),
     "statement": N_("statement"),
+    "dispute": N_("dispute"),
     "node": N_("node"),
     "maintenance": N_("maintenance window"),
+    "waiter": N_("place on the wait-list"),
     "enterprise": N_("enterprise"),
     "person": N_("person"),
     "role-operator": N_("operator"),
@@ -137,6 +139,13 @@ WORDS: dict[str, str] = {
     "contract": N_("Contract or purchase order"),
     "plan": N_("Work plan"),
     "benchmark": N_("Benchmark of an earlier run"),
+    # claims and what their evidence lacks
+    "claim": N_("claim"),
+    "pack-contract": N_("contract"),
+    "pack-usage": N_("usage records"),
+    "pack-statement": N_("statement"),
+    "pack-fapiao": N_("fapiao"),
+    "pack-payment": N_("proof of payment"),
 }
 
 

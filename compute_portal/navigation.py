@@ -45,10 +45,13 @@ _USAGE = Entry("usage.index", N_("Usage"), P.USAGE_VIEW)
 _BOOKINGS = Entry("bookings.index", N_("Bookings"), P.BOOKING_VIEW)
 _CLUSTER = Entry("pools.index", N_("Cluster"), P.POOL_VIEW)
 _TARIFFS = Entry("tariffs.index", N_("Prices"), P.TARIFF_VIEW)
+_SCHEMES = Entry("subsidies.index", N_("Budgets and subsidies"), P.SCHEME_VIEW)
+_CLAIMS = Entry("claims.index", N_("Claims"), P.CLAIM_VIEW)
 _QUEUE = Entry("desk.queue", N_("Queue"), P.QUEUE_VIEW)
 _REVIEWS = Entry("review.index", N_("Reviews"), P.REVIEW_VIEW)
 _TIMES = Entry("review.times", N_("Decision times"), P.REVIEW_VIEW_TIMES)
 _PEOPLE = Entry("people.index", N_("People"), P.PERSON_VIEW)
+_STRIKES = Entry("cancellations.index", N_("No-shows"), P.STRIKE_VIEW)
 _MAIL = Entry("people.mail", N_("Mail that did not arrive"), P.MAIL_VIEW)
 
 # Side by side: as many as one line of 1200 px holds in English.
@@ -72,6 +75,7 @@ FINANCE: tuple[Entry, ...] = (
     _STATEMENTS,
     _USAGE,
     _TARIFFS,
+    _SCHEMES,
     _ENTERPRISES,
 )
 # Auditors, administrators and people with several bureau roles see both sides.
@@ -91,18 +95,24 @@ MORE_ENTERPRISE: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             Entry("enterprises.members", N_("Members"), P.ENTERPRISE_VIEW),
             Entry("pools.index", N_("Pools and prices"), P.POOL_VIEW),
             _PROGRAMMES,
+            Entry("subsidies.own", N_("Subsidies"), P.SUBSIDY_VIEW),
+            _CLAIMS,
             _TIMES,
         ),
     ),
 )
 MORE_BUREAU: tuple[tuple[str, tuple[Entry, ...]], ...] = (
     (N_("Decisions"), (_QUEUE, _REVIEWS, _ALLOCATIONS, _TIMES)),
-    (N_("Compute"), (_BOOKINGS, _CLUSTER, _USAGE)),
+    (N_("Compute"), (_BOOKINGS, _CLUSTER, _USAGE, _STRIKES)),
     (
         N_("Rules and prices"),
         (
             _PROGRAMMES,
             _TARIFFS,
+            _SCHEMES,
+            _CLAIMS,
+            Entry("claims.sample", N_("Audit of subsidies"), P.SAMPLE_VIEW),
+            Entry("claims.readings", N_("Electricity"), P.READING_VIEW),
             Entry("budgets.rules", N_("Thresholds and overdraft"), P.RULES_VIEW),
             Entry("workdays.index", N_("Working days"), P.WORKDAY_VIEW),
         ),

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class _Section(BaseModel):
@@ -20,6 +20,13 @@ class QueuePolicy(_Section):
     tries_before_set_aside: int = Field(gt=0)
 
 
+class CancelStep(_Section):
+    """Called off at least so many hours before the start, a fixed booking costs so much of its window."""
+
+    hours_before: int = Field(ge=0)
+    percent: int = Field(ge=0, le=100)
+
+
 class BookingPolicy(_Section):
     fixed_longest_days: int = Field(gt=0)
     fixed_horizon_weeks: int = Field(gt=0)
@@ -30,6 +37,27 @@ class BookingPolicy(_Section):
     undecided_lapses_hours_before: int = Field(ge=0)
     undecided_lapses_working_days: int = Field(gt=0)
     access_hook_seconds: int = Field(gt=0)
+    cancel_steps: tuple[CancelStep, ...]
+    quote_minutes: int = Field(gt=0)
+    extend_within_hours: int = Field(gt=0)
+    extend_until_minutes: int = Field(ge=1)
+    claim_minutes: int = Field(gt=0)
+    no_show_percent: int = Field(ge=0, le=100)
+    no_show_most_hours: int = Field(ge=0)
+    strikes_most: int = Field(gt=0)
+    strikes_days: int = Field(gt=0)
+    strikes_pause_days: int = Field(gt=0)
+    option_minutes: int = Field(gt=0)
+    waiting_most: int = Field(gt=0)
+    late_start_minutes: int = Field(gt=0)
+    warn_before_end_minutes: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _falls(self) -> BookingPolicy:
+        hours = [step.hours_before for step in self.cancel_steps]
+        if not hours or hours[-1] != 0 or hours != sorted(set(hours), reverse=True):
+            raise ValueError("cancel_steps begin with the most hours before the start and end with 0")
+        return self
 
 
 class MeteringPolicy(_Section):
@@ -40,6 +68,10 @@ class MeteringPolicy(_Section):
 class StatementPolicy(_Section):
     tax_permille: int = Field(ge=0, le=1000)
     rule_version: str
+    payment_due_days: int = Field(gt=0)
+    dispute_file_working_days: int = Field(gt=0)
+    dispute_answer_working_days: int = Field(gt=0)
+    metering_gap_hours: int = Field(gt=0)
 
 
 class SignInPolicy(_Section):
@@ -94,6 +126,14 @@ class DeskPolicy(_Section):
     failed_days: int = Field(gt=0)
 
 
+class AuditPolicy(_Section):
+    """How an audit of subsidies holds metered hours against electricity."""
+
+    pue_permille: int = Field(ge=1000, le=3000)
+    power_least_percent: int = Field(ge=0, le=100)
+    sample_most: int = Field(gt=0, le=500)
+
+
 class Policy(_Section):
     queue: QueuePolicy
     bookings: BookingPolicy
@@ -105,6 +145,7 @@ class Policy(_Section):
     files: FilesPolicy
     review: ReviewPolicy
     desk: DeskPolicy
+    audit: AuditPolicy
 
 
 class PolicyError(SystemExit):

@@ -5,6 +5,8 @@ from .allocations import review_models
 from .announcements import models as announcements
 from .bookings import models as bookings
 from .budgets import models as budgets
+from .cancellations import models as cancellations
+from .claims import models as claims
 from .db import Base
 from .desk import models as desk
 from .enterprises import models as enterprises
@@ -18,11 +20,12 @@ from .programmes import models as programmes
 from .review import models as review
 from .signin import models as signin
 from .statements import models as statements
+from .subsidies import models as subsidies
 from .usage import models as usage
 from .workdays import models as workdays
 
 __all__ = [
-    "Base", "HistoryEntry", "PolicyVersion", "allocations", "announcements", "bookings", "budgets", "desk",
+    "Base", "HistoryEntry", "PolicyVersion", "allocations", "announcements", "bookings", "budgets", "cancellations", "claims", "desk",
     "enterprises", "files", "ledger",
-    "notices", "pools", "programmes", "review", "review_models", "signin", "statements", "usage", "workdays",
+    "notices", "pools", "programmes", "review", "review_models", "signin", "statements", "subsidies", "usage", "workdays",
 ]  # fmt: skip

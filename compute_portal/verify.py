@@ -11,12 +11,16 @@ looked for, and are.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 import sqlalchemy as sa
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy.orm import Session
 
 from migrations.triggers import ADDED_APPEND_ONLY, APPEND_ONLY
@@ -25,12 +29,15 @@ from .allocations.states import CHANGE_LIFE, REPORT_LIFE
 from .allocations.states import LIFE as ALLOCATION
 from .announcements.states import LIFE as ANNOUNCEMENT
 from .bookings.states import LIFE as BOOKING
+from .bookings.states import WAITER_LIFE as WAITER
+from .claims.states import LIFE as CLAIM
 from .enterprises.states import LIFE as ENTERPRISE
 from .lifecycle import Lifecycle
 from .pools.states import LIFE as NODE
 from .pools.states import MAINTENANCE_LIFE as MAINTENANCE
 from .review.states import APPEAL_LIFE as APPEAL
 from .signin.states import PERSON_LIFE as PERSON
+from .statements.states import DISPUTE_LIFE as DISPUTE
 from .statements.states import LIFE as STATEMENT
 
 INVARIANTS = {
@@ -49,12 +56,15 @@ LIFECYCLES = (
     ENTERPRISE,
     NODE,
     STATEMENT,
+    DISPUTE,
     MAINTENANCE,
     CHANGE_LIFE,
     REPORT_LIFE,
     PERSON,
     APPEAL,
     ANNOUNCEMENT,
+    CLAIM,
+    WAITER,
 )
 
 
@@ -87,11 +97,12 @@ def run(session: Session) -> list[Problem]:
         lines = (check.line.format_map(row) for row in _rows(session, check.sql))
         problems += _name_some(check.invariant, check.name, lines)
     problems += _name_some(2, "protection", _missing_triggers(session))
+    problems += _name_some(4, "content", _changed_contents(session))
     problems += _name_some(5, "moves", _moves_not_in_the_tables(session))
     return sorted(problems, key=lambda problem: problem.invariant)
 
 
-CHECKED_IN_PYTHON = ("protection", "moves")
+CHECKED_IN_PYTHON = ("protection", "moves", "content")
 
 
 def try_to_change(session: Session) -> list[Problem]:
@@ -131,6 +142,7 @@ _WORDS = {
         (r"SECONDS\(([\w.]+)\)", r"CAST(strftime('%s', \1) AS INTEGER)"),
         (r"MONTH\(([\w.]+)\)", r"strftime('%Y-%m', \1, '+8 hours')"),
         (r"DAY\(([\w.]+)\)", r"date(\1, '+8 hours')"),
+        (r"\bHOUR\(([\w.]+)\)", r"CAST(strftime('%H', \1, '+8 hours') AS INTEGER)"),
         (r"\bGIVEN\b", "attempts a, json_each(a.nodes) n, json_each(n.value, '$.gpus') g"),
         (r"\bGIVEN_NODE\b", "json_extract(n.value, '$.node')"),
         (r"\bGIVEN_GPU\b", "g.value"),
@@ -139,6 +151,7 @@ _WORDS = {
         (r"SECONDS\(([\w.]+)\)", r"CAST(EXTRACT(EPOCH FROM \1) AS bigint)"),
         (r"MONTH\(([\w.]+)\)", r"to_char(\1 AT TIME ZONE 'Asia/Shanghai', 'YYYY-MM')"),
         (r"DAY\(([\w.]+)\)", r"CAST(\1 AT TIME ZONE 'Asia/Shanghai' AS date)"),
+        (r"\bHOUR\(([\w.]+)\)", r"CAST(EXTRACT(HOUR FROM \1 AT TIME ZONE 'Asia/Shanghai') AS integer)"),
         (
             r"\bGIVEN\b",
             "attempts a CROSS JOIN LATERAL json_array_elements(a.nodes) n(value) "
@@ -170,11 +183,45 @@ def _name_some(invariant: int, check: str, lines: Iterable[str]) -> Iterator[Pro
 # -- checks that are not one statement --------------------------------------------------------------------------------
 
 
+_REFUSES = {
+    "occupancies_no_overlap": "overbooked",
+    "discounts_no_overlap": "discounts overlap",
+    "tariffs_no_overlap": "prices overlap",
+    "statements_issued_no": "never changes",
+    "statements_issued_no_delete": "never changes",
+}
+
+
+def _changed_contents(session: Session) -> Iterator[str]:
+    """No database we use knows both SHA-256 and Ed25519: of each issued content hash, signature and sums are taken."""
+    rows = session.execute(
+        sa.text(
+            "SELECT s.number, c.content, c.sha256, c.signature, k.public_key, c.previous_sha256, c.sequence, "
+            "s.amount_micro_yuan + s.tax_micro_yuan FROM statement_contents c "
+            "JOIN statements s ON s.id = c.statement_id JOIN receipt_keys k ON k.id = c.key_id ORDER BY c.enterprise_id, c.sequence"
+        ).execution_options(yield_per=100)
+    )
+    for number, content, sha256, signature, public_key, previous, sequence, payable in rows:
+        text = content.encode()
+        if hashlib.sha256(text).hexdigest() != sha256:
+            yield f"Statement {number}: its content is not what was issued."
+            continue
+        said = json.loads(text)
+        if said["number"] != number or said["totals"]["payable"] != payable:
+            yield f"Statement {number}: its content names another number or amount."
+        if said["chain"] != {"previous_sha256": previous, "sequence": sequence}:
+            yield f"Statement {number}: its content names another place in the chain."
+        try:
+            Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key)).verify(bytes.fromhex(signature), text)
+        except InvalidSignature:
+            yield f"Statement {number}: its signature is not of its content."
+
+
 def _missing_triggers(session: Session) -> Iterator[str]:
     """The catalogue must hold every protecting trigger, switched on and with a body that refuses."""
     for table, trigger in _expected_triggers(session):
         body = _trigger_body(session, table, trigger)
-        refuses = {"occupancies": "overbooked", "discounts": "discounts overlap"}.get(table, "append-only")
+        refuses = _REFUSES.get(trigger.removesuffix("_insert").removesuffix("_update"), "append-only")
         if body is None:
             yield f"Table {table} has lost its trigger {trigger}."
         elif refuses not in body or "RAISE" not in body:
@@ -189,6 +236,9 @@ def _expected_triggers(session: Session) -> Iterator[tuple[str, str]]:
     for end in ("",) if postgresql else ("_insert", "_update"):
         yield "occupancies", f"occupancies_no_overlap{end}"
         yield "discounts", f"discounts_no_overlap{end}"
+    yield "tariffs", "tariffs_no_overlap"
+    yield "statements", "statements_issued_no_update"
+    yield "statements", "statements_issued_no_delete"
 
 
 def _trigger_body(session: Session, table: str, trigger: str) -> str | None:
@@ -355,6 +405,33 @@ WHERE b.kind = 'fixed' AND b.state IN ('submitted', 'confirmed') AND b.gpus > CO
     OR EXISTS (SELECT 1 FROM attempts a WHERE a.booking_id = b.id AND a.placed_at IS NOT NULL))), 0)
 """,
     ),
+    # What is kept for the wait-list is nobody else's meanwhile.
+    Check(
+        1,
+        "kept-twice",
+        "Node {node}: the option of waiter {waiter_id} shares GPUs with {other} {other_id}.",
+        """
+SELECT n.name AS node, p.waiter_id, 'booking' AS other, o.booking_id AS other_id
+FROM option_places p JOIN nodes n ON n.id = p.node_id
+JOIN occupancies o ON o.node_id = p.node_id AND o.starts_at < p.ends_at AND o.ends_at > p.starts_at
+  AND o.starts_at < o.ends_at AND (o.gpu_mask & p.gpu_mask) <> 0
+UNION ALL
+SELECT n.name, p.waiter_id, 'waiter', q.waiter_id
+FROM option_places p JOIN nodes n ON n.id = p.node_id
+JOIN option_places q ON q.id > p.id AND q.node_id = p.node_id AND q.starts_at < p.ends_at AND q.ends_at > p.starts_at
+  AND (q.gpu_mask & p.gpu_mask) <> 0
+""",
+    ),
+    Check(
+        1,
+        "option",
+        "Waiter {waiter_id} is {state} and has {places} places kept.",
+        """
+WITH kept AS (SELECT waiter_id, COUNT(*) AS places FROM option_places GROUP BY waiter_id)
+SELECT w.id AS waiter_id, w.state, COALESCE(k.places, 0) AS places
+FROM waiters w LEFT JOIN kept k ON k.waiter_id = w.id WHERE (w.state = 'offered') <> (k.places IS NOT NULL)
+""",
+    ),
     Check(
         1,
         "attempts-under-way",
@@ -374,7 +451,9 @@ WHERE w.n > 1 OR (b.state IN ('starting', 'running', 'stopping') AND w.n IS NULL
         "Ledger entry {entry_id} ({verb}, {reference}) moves hours between accounts it may not.",
         """
 WITH verbs(verb, source, target) AS (VALUES
-  ('fund', 'source', 'pool'),
+  ('fund', 'source', 'pool'), ('fund', 'source', 'overdraft'),
+  ('commit', 'pool', 'held'), ('commit', 'overdraft', 'held'), ('spend', 'held', 'used'),
+  ('release', 'held', 'pool'), ('refund', 'used', 'pool'), ('refund', 'used', 'overdraft'),
   ('award', 'pool', 'available'), ('award', 'pool', 'withheld'), ('award', 'pool', 'overdraft'),
   ('stage', 'withheld', 'available'),
   ('hold', 'available', 'held'),
@@ -382,7 +461,8 @@ WITH verbs(verb, source, target) AS (VALUES
   ('hold', 'overdraft', 'held'), ('release', 'held', 'overdraft'),
   ('release', 'held', 'available'), ('release', 'held', 'expired'),
   ('expire', 'available', 'expired'), ('expire', 'available', 'pool'),
-  ('correct', 'used', 'available'), ('correct', 'available', 'used'), ('correct', 'used', 'expired')
+  ('correct', 'used', 'available'), ('correct', 'available', 'used'), ('correct', 'used', 'expired'),
+  ('correct', 'used', 'overdraft')
 )
 SELECT e.id AS entry_id, e.verb, e.reference
 FROM ledger_entries e
@@ -390,7 +470,11 @@ LEFT JOIN ledger_accounts f ON f.id = e.from_account_id
 LEFT JOIN ledger_accounts t ON t.id = e.to_account_id
 LEFT JOIN verbs v ON v.verb = e.verb AND v.source = f.bucket AND v.target = t.bucket
 WHERE f.id IS NULL OR t.id IS NULL OR v.verb IS NULL OR e.amount <= 0 OR e.unit <> f.unit OR e.unit <> t.unit
+  OR (e.verb IN ('commit', 'spend', 'refund')) AND e.unit <> 'micro_yuan'
   OR CASE
+    WHEN e.unit = 'micro_yuan' AND e.verb = 'fund'
+      THEN f.owner <> 'bureau' OR (t.owner NOT LIKE 'programme:%' AND t.owner NOT LIKE 'scheme:%')
+    WHEN e.unit = 'micro_yuan' THEN f.owner <> t.owner
     WHEN e.verb = 'fund' THEN f.owner <> 'bureau' OR t.owner NOT LIKE 'programme:%'
     WHEN e.verb = 'award' THEN NOT EXISTS (SELECT 1 FROM allocations l
       WHERE t.owner = 'allocation:' || l.id AND f.owner = 'programme:' || l.programme_id)
@@ -458,19 +542,54 @@ WHERE COALESCE(h.amount, 0) <> COALESCE(a.balance, 0)
         "Booking {booking_id} says it holds {cached} GPU-seconds; the ledger says {counted}.",
         """
 WITH from_hold AS (
-  SELECT u.booking_id, SUM(e.amount) AS amount
-  FROM usage_records u
-  JOIN ledger_entries e ON e.reference = 'usage:' || u.id AND e.verb = 'charge'
+  SELECT c.booking_id, SUM(e.amount) AS amount
+  FROM charges c
+  JOIN ledger_entries e ON e.reference = c.reference AND e.verb = 'charge'
   JOIN ledger_accounts f ON f.id = e.from_account_id AND f.bucket = 'held'
-  GROUP BY u.booking_id
+  GROUP BY c.booking_id
 ), counted AS (
   SELECT b.id AS booking_id, b.held_gpu_seconds AS cached,
     COALESCE((SELECT SUM(e.amount) FROM ledger_entries e WHERE e.reference = 'booking:' || b.id || ':hold'), 0)
+    + COALESCE((SELECT SUM(e.amount) FROM extensions x
+      JOIN ledger_entries e ON e.reference = 'booking:' || b.id || ':hold:' || x.number WHERE x.booking_id = b.id), 0)
     - COALESCE((SELECT SUM(e.amount) FROM ledger_entries e WHERE e.reference = 'booking:' || b.id || ':release'), 0)
     - COALESCE(h.amount, 0) AS counted
   FROM bookings b LEFT JOIN from_hold h ON h.booking_id = b.id
 )
 SELECT * FROM counted WHERE cached <> counted
+""",
+    ),
+    # What stands of all takes is what is promised and paid; what is left is the rest of the budget.
+    Check(
+        2,
+        "budget",
+        "{owner}: statements and claims took {taken} micro-yuan, its budget has promised and paid {moved}.",
+        """
+WITH took AS (
+  SELECT CASE WHEN s.programme_id IS NULL THEN 'scheme:' || s.id ELSE 'programme:' || s.programme_id END AS owner,
+    SUM(u.amount_micro_yuan) AS amount
+  FROM schemes s JOIN subsidy_uses u ON u.scheme_id = s.id GROUP BY s.id, s.programme_id
+), moved AS (
+  SELECT owner, SUM(balance) AS amount FROM ledger_accounts
+  WHERE unit = 'micro_yuan' AND bucket IN ('held', 'used') GROUP BY owner
+)
+SELECT m.owner, COALESCE(t.amount, 0) AS taken, m.amount AS moved
+FROM moved m LEFT JOIN took t ON t.owner = m.owner WHERE COALESCE(t.amount, 0) <> m.amount
+""",
+    ),
+    Check(
+        2,
+        "claim",
+        "Claim {number} is {state} over {amount} micro-yuan; its uses come to {taken}.",
+        """
+WITH took AS (
+  SELECT c.id, SUM(u.amount_micro_yuan) AS amount FROM claims c
+  JOIN subsidy_uses u ON u.statement_id = c.statement_id AND u.reference LIKE 'claim:' || c.id || ':%'
+  GROUP BY c.id
+)
+SELECT c.number, c.state, c.amount_micro_yuan AS amount, COALESCE(t.amount, 0) AS taken
+FROM claims c LEFT JOIN took t ON t.id = c.id
+WHERE COALESCE(t.amount, 0) <> CASE WHEN c.state IN ('declined', 'withdrawn') THEN 0 ELSE c.amount_micro_yuan END
 """,
     ),
     # -- 3: usage and charges --
@@ -481,28 +600,60 @@ SELECT * FROM counted WHERE cached <> counted
         """
 SELECT x.id AS record_id, SUM(x.records) AS records, SUM(x.charges) AS charges FROM (
   SELECT u.id, 1 AS records, 0 AS charges, u.gpu_seconds AS used, 0 AS charged FROM usage_records u
-  UNION ALL SELECT c.usage_record_id, 0, 1, 0, c.gpu_seconds FROM charges c) x
+  UNION ALL SELECT c.usage_record_id, 0, 1, 0, c.gpu_seconds FROM charges c WHERE c.kind = 'usage') x
 GROUP BY x.id HAVING SUM(x.records) <> 1 OR SUM(x.charges) <> 1 OR SUM(x.used) <> SUM(x.charged)
 """,
     ),
     Check(
         3,
         "posted-once",
-        "{reference}: charged {charged} GPU-seconds, the ledger moved {posted}.",
+        "{reference}: charged or given back {charged} GPU-seconds, the ledger moved {posted}.",
         """
 SELECT x.reference, SUM(x.charged) AS charged, SUM(x.posted) AS posted FROM (
-  SELECT 'usage:' || c.usage_record_id AS reference, c.gpu_seconds AS charged, 0 AS posted FROM charges c
-  UNION ALL SELECT e.reference, 0, e.amount FROM ledger_entries e WHERE e.verb = 'charge') x
+  SELECT CASE WHEN c.kind = 'usage' THEN 'usage:' || c.usage_record_id ELSE c.reference END AS reference,
+    c.gpu_seconds AS charged, 0 AS posted FROM charges c WHERE c.kind <> 'rerate'
+  UNION ALL SELECT e.reference, 0, CASE e.verb WHEN 'charge' THEN e.amount ELSE -e.amount END
+  FROM ledger_entries e WHERE e.verb IN ('charge', 'correct')) x
 GROUP BY x.reference HAVING SUM(x.charged) <> SUM(x.posted)
 """,
     ),
     Check(
         3,
-        "record",
-        "Usage record {record_id} of booking {booking_id}: its GPUs, time, hour or day do not fit together.",
+        "given-back",
+        "Of charge {charge_id} ({charged} GPU-seconds) {back} were given back.",
         """
-SELECT u.id AS record_id, u.booking_id FROM usage_records u JOIN bookings b ON b.id = u.booking_id
-WHERE u.gpus <> b.gpus OR u.gpu_seconds <> u.gpus * (SECONDS(u.ends_at) - SECONDS(u.starts_at))
+WITH taken AS (SELECT corrects_id, SUM(gpu_seconds) AS amount FROM charges WHERE gpu_seconds < 0 GROUP BY corrects_id)
+SELECT o.id AS charge_id, o.gpu_seconds AS charged, -t.amount AS back
+FROM taken t LEFT JOIN charges o ON o.id = t.corrects_id
+WHERE o.id IS NULL OR o.gpu_seconds <= 0 OR o.gpu_seconds + t.amount < 0
+""",
+    ),
+    # What is given back is given back at its price; a new rate takes back as much as it charges.
+    Check(
+        3,
+        "corrects",
+        "Charge {charge_id} corrects charge {corrects_id}, and is of another booking, record or price.",
+        """
+SELECT c.id AS charge_id, c.corrects_id FROM charges c JOIN charges o ON o.id = c.corrects_id
+WHERE c.booking_id <> o.booking_id OR COALESCE(c.usage_record_id, 0) <> COALESCE(o.usage_record_id, 0)
+  OR (c.gpu_seconds < 0 AND (c.tariff_id <> o.tariff_id OR c.weight_milli <> o.weight_milli
+    OR COALESCE(c.discount_id, 0) <> COALESCE(o.discount_id, 0)))
+UNION ALL
+SELECT MIN(c.id), c.corrects_id FROM charges c WHERE c.kind = 'rerate'
+GROUP BY c.corrects_id HAVING SUM(c.gpu_seconds) <> 0
+""",
+    ),
+    Check(
+        3,
+        "record",
+        "Usage record {record_id} of booking {booking_id}: its GPUs, share, time, hour or day do not fit together.",
+        """
+SELECT u.id AS record_id, u.booking_id FROM usage_records u
+JOIN bookings b ON b.id = u.booking_id JOIN attempts a ON a.id = u.attempt_id
+WHERE u.gpus <> b.gpus
+  OR u.gpu_seconds <> (u.share_milli * (SECONDS(u.ends_at) - SECONDS(u.starts_at)) + 999) / 1000
+  OR (u.slice IS NULL AND u.share_milli < u.gpus * 1000)
+  OR (u.share_milli <> u.gpus * 1000 AND a.cpus IS NULL AND a.memory_gib IS NULL AND a.slice IS NULL)
   OR u.day_on <> DAY(u.starts_at) OR SECONDS(u.starts_at) / 3600 <> (SECONDS(u.ends_at) - 1) / 3600
 """,
     ),
@@ -548,12 +699,91 @@ WHERE (u.attempt_id IS NOT NULL AND a.granted_at IS NULL)
         """
 SELECT c.id AS charge_id, c.tariff_id
 FROM charges c
-JOIN usage_records u ON u.id = c.usage_record_id
 JOIN bookings b ON b.id = c.booking_id
 JOIN tariffs t ON t.id = c.tariff_id
-WHERE t.pool_id <> u.pool_id
-  OR CASE WHEN b.kind = 'fixed' THEN c.tariff_id <> COALESCE(b.tariff_id, -1)
-    ELSE t.from_on <> (SELECT MAX(x.from_on) FROM tariffs x WHERE x.pool_id = u.pool_id AND x.from_on <= u.day_on) END
+LEFT JOIN discounts d ON d.id = c.discount_id
+LEFT JOIN usage_records u ON u.id = c.usage_record_id AND c.kind = 'usage' AND b.kind <> 'fixed'
+WHERE t.pool_id <> b.pool_id OR d.pool_id <> b.pool_id
+  OR u.day_on < t.from_on OR u.day_on > t.until_on
+  OR CASE WHEN t.from_hour < t.until_hour THEN HOUR(u.starts_at) < t.from_hour OR HOUR(u.starts_at) >= t.until_hour
+    ELSE HOUR(u.starts_at) < t.from_hour AND HOUR(u.starts_at) >= t.until_hour END
+  OR (t.from_hour IS NULL AND EXISTS (SELECT 1 FROM tariffs x
+    WHERE x.pool_id = u.pool_id AND x.from_hour IS NOT NULL AND x.from_on <= u.day_on
+      AND (x.until_on IS NULL OR x.until_on >= u.day_on)
+      AND CASE WHEN x.from_hour < x.until_hour
+        THEN HOUR(u.starts_at) >= x.from_hour AND HOUR(u.starts_at) < x.until_hour
+        ELSE HOUR(u.starts_at) >= x.from_hour OR HOUR(u.starts_at) < x.until_hour END))
+""",
+    ),
+    # The size class may be another one by now; what a programme agreed is not.
+    Check(
+        3,
+        "discount",
+        "Charge {charge_id} has a discount or a weight that was not its own, or lacks its programme's.",
+        """
+SELECT c.id AS charge_id
+FROM charges c
+JOIN bookings b ON b.id = c.booking_id AND b.kind <> 'fixed'
+JOIN allocations l ON l.id = b.allocation_id
+JOIN usage_records u ON u.id = c.usage_record_id
+LEFT JOIN discounts d ON d.id = c.discount_id
+WHERE c.kind = 'usage' AND (
+  u.day_on < d.from_on OR u.day_on > d.until_on OR d.programme_id <> l.programme_id
+  OR (d.programme_id IS NULL AND EXISTS (SELECT 1 FROM discounts x
+    WHERE x.pool_id = u.pool_id AND x.programme_id = l.programme_id AND x.size_class IS NULL
+      AND x.from_on <= u.day_on AND x.until_on >= u.day_on))
+  OR c.weight_milli <> COALESCE((SELECT w.weight_milli FROM pool_weights w
+    WHERE w.pool_id = u.pool_id AND w.slice = '' AND w.from_on <= u.day_on ORDER BY w.from_on DESC LIMIT 1), 1000))
+""",
+    ),
+    # A fixed booking pays what was frozen when it was confirmed, for use and for what it was not used for.
+    Check(
+        3,
+        "frozen-price",
+        "Charge {charge_id} of fixed booking {booking_id} is not at a price that was frozen for it.",
+        """
+SELECT c.id AS charge_id, c.booking_id
+FROM charges c
+JOIN bookings b ON b.id = c.booking_id AND b.kind = 'fixed'
+LEFT JOIN usage_records u ON u.id = c.usage_record_id
+WHERE c.corrects_id IS NULL AND NOT EXISTS (SELECT 1 FROM booking_prices p
+  WHERE p.booking_id = c.booking_id AND p.tariff_id = c.tariff_id AND p.weight_milli = c.weight_milli
+    AND COALESCE(p.discount_id, 0) = COALESCE(c.discount_id, 0)
+    AND (u.id IS NULL OR p.starts_at = (SELECT MAX(q.starts_at) FROM booking_prices q
+      WHERE q.booking_id = c.booking_id AND q.starts_at <= u.starts_at)))
+""",
+    ),
+    Check(
+        3,
+        "frozen-whole",
+        "The frozen prices of fixed booking {booking_id} leave a part of its window without one, or give it two.",
+        """
+WITH in_order AS (
+  SELECT p.booking_id, p.starts_at, p.ends_at,
+    LAG(p.ends_at) OVER (PARTITION BY p.booking_id ORDER BY p.starts_at) AS before_at
+  FROM booking_prices p
+), whole AS (
+  SELECT booking_id, MIN(starts_at) AS first_at, MAX(ends_at) AS last_at,
+    SUM(CASE WHEN starts_at <> before_at THEN 1 ELSE 0 END) AS breaks
+  FROM in_order GROUP BY booking_id
+)
+SELECT b.id AS booking_id FROM bookings b LEFT JOIN whole w ON w.booking_id = b.id
+WHERE b.kind = 'fixed' AND b.tariff_id IS NOT NULL
+  AND (w.booking_id IS NULL OR w.first_at > b.starts_at OR w.last_at < b.ends_at OR w.breaks > 0)
+""",
+    ),
+    Check(
+        3,
+        "two-prices",
+        "Tariffs {tariff_id} and {other_id} hold in the same hours.",
+        """
+SELECT t.id AS tariff_id, o.id AS other_id FROM tariffs t JOIN tariffs o ON o.pool_id = t.pool_id AND o.id > t.id
+WHERE COALESCE(t.until_on, '9999-12-31') >= o.from_on AND t.from_on <= COALESCE(o.until_on, '9999-12-31')
+  AND ((t.from_hour IS NULL AND o.from_hour IS NULL) OR (t.from_hour IS NOT NULL AND o.from_hour IS NOT NULL
+    AND (CASE WHEN o.from_hour < o.until_hour THEN t.from_hour >= o.from_hour AND t.from_hour < o.until_hour
+      ELSE t.from_hour >= o.from_hour OR t.from_hour < o.until_hour END
+    OR CASE WHEN t.from_hour < t.until_hour THEN o.from_hour >= t.from_hour AND o.from_hour < t.until_hour
+      ELSE o.from_hour >= t.from_hour OR o.from_hour < t.until_hour END)))
 """,
     ),
     Check(
@@ -561,9 +791,14 @@ WHERE t.pool_id <> u.pool_id
         "month",
         "Charge {charge_id} of use in {used_in} is billed in {billed_in}.",
         """
-SELECT c.id AS charge_id, c.billed_in, MONTH(u.starts_at) AS used_in
-FROM charges c JOIN usage_records u ON u.id = c.usage_record_id
-WHERE c.billed_in < MONTH(u.starts_at) OR c.adjustment <> (c.billed_in <> MONTH(u.starts_at))
+WITH dated AS (
+  SELECT c.id, c.billed_in, c.adjustment, COALESCE(u.starts_at, o.charged_at, c.charged_at) AS used_at
+  FROM charges c
+  LEFT JOIN usage_records u ON u.id = c.usage_record_id
+  LEFT JOIN charges o ON o.id = c.corrects_id
+)
+SELECT d.id AS charge_id, d.billed_in, MONTH(d.used_at) AS used_in FROM dated d
+WHERE d.billed_in < MONTH(d.used_at) OR d.adjustment <> (d.billed_in <> MONTH(d.used_at))
 """,
     ),
     Check(
@@ -574,6 +809,85 @@ WHERE c.billed_in < MONTH(u.starts_at) OR c.adjustment <> (c.billed_in <> MONTH(
 WITH charged AS (SELECT booking_id, SUM(gpu_seconds) AS amount FROM charges GROUP BY booking_id)
 SELECT b.id AS booking_id, b.charged_gpu_seconds AS cached, COALESCE(c.amount, 0) AS counted
 FROM bookings b LEFT JOIN charged c ON c.booking_id = b.id WHERE b.charged_gpu_seconds <> COALESCE(c.amount, 0)
+""",
+    ),
+    # A change of mind costs what was quoted for it, once.
+    Check(
+        3,
+        "quoted",
+        "Booking {booking_id}: its quotes that were used promise {quoted} GPU-seconds, {charged} were charged.",
+        """
+SELECT x.booking_id, SUM(x.quoted) AS quoted, SUM(x.charged) AS charged FROM (
+  SELECT q.booking_id, q.gpu_seconds AS quoted, 0 AS charged FROM cancellation_quotes q WHERE q.used_at IS NOT NULL
+  UNION ALL SELECT c.booking_id, 0, c.gpu_seconds FROM charges c
+  WHERE c.kind = 'cancellation' AND c.corrects_id IS NULL) x
+GROUP BY x.booking_id HAVING SUM(x.quoted) <> SUM(x.charged)
+UNION ALL
+SELECT q.booking_id, q.gpu_seconds, -1 FROM cancellation_quotes q WHERE q.used_at >= q.expires_at
+""",
+    ),
+    Check(
+        3,
+        "returned",
+        "Booking {booking_id}: {credited} GPU-seconds are said to be credited for what others used; charges: {back}.",
+        """
+SELECT x.booking_id, SUM(x.credited) AS credited, SUM(x.back) AS back FROM (
+  SELECT r.booking_id, r.credited_gpu_seconds AS credited, 0 AS back FROM returned_hours r
+  WHERE r.settled_at IS NOT NULL
+  UNION ALL SELECT c.booking_id, 0, -c.gpu_seconds FROM charges c WHERE c.kind = 'returned') x
+GROUP BY x.booking_id HAVING SUM(x.credited) <> SUM(x.back)
+UNION ALL
+SELECT r.booking_id, r.credited_gpu_seconds, -1 FROM returned_hours r WHERE r.settled_at < r.ends_at
+""",
+    ),
+    # Every GPU-second is recounted on its own: who had that card in that time.
+    Check(
+        3,
+        "rebooked",
+        "Returned hours {returned_id} of booking {booking_id}: others used {counted} GPU-seconds, {said} are written.",
+        """
+WITH RECURSIVE bits(bit) AS (SELECT 0 UNION ALL SELECT bit + 1 FROM bits WHERE bit < 61),
+met AS (
+  SELECT r.id, p.gpu_mask & o.gpu_mask AS common,
+    CASE WHEN o.starts_at > r.starts_at THEN o.starts_at ELSE r.starts_at END AS first_at,
+    CASE WHEN o.ends_at < r.ends_at THEN o.ends_at ELSE r.ends_at END AS last_at
+  FROM returned_hours r JOIN returned_places p ON p.returned_id = r.id
+  JOIN occupancies o ON o.node_id = p.node_id AND o.starts_at < r.ends_at AND o.ends_at > r.starts_at
+    AND o.starts_at < o.ends_at AND (o.gpu_mask & p.gpu_mask) <> 0
+  JOIN bookings b ON b.id = o.booking_id AND b.enterprise_id <> r.enterprise_id
+  WHERE r.settled_at IS NOT NULL
+), shared AS (
+  SELECT m.id, SUM(((m.common >> t.bit) & 1) * (SECONDS(m.last_at) - SECONDS(m.first_at))) AS counted
+  FROM met m CROSS JOIN bits t GROUP BY m.id
+)
+SELECT r.id AS returned_id, r.booking_id, r.rebooked_gpu_seconds AS said, COALESCE(s.counted, 0) AS counted
+FROM returned_hours r LEFT JOIN shared s ON s.id = r.id
+WHERE r.settled_at IS NOT NULL AND r.rebooked_gpu_seconds <> COALESCE(s.counted, 0)
+""",
+    ),
+    Check(
+        3,
+        "no-show",
+        "Booking {booking_id} is {state}; it has {strikes} strikes.",
+        """
+WITH counted AS (SELECT booking_id, COUNT(*) AS n FROM strikes GROUP BY booking_id)
+SELECT b.id AS booking_id, b.state, COALESCE(s.n, 0) AS strikes
+FROM bookings b LEFT JOIN counted s ON s.booking_id = b.id
+WHERE (b.state = 'no_show') <> (s.n IS NOT NULL) OR (b.state = 'no_show' AND b.claimed_at IS NOT NULL)
+""",
+    ),
+    # The city's fault costs nothing: a lost run that was credited has nothing left of its charges.
+    Check(
+        3,
+        "lost-run",
+        "Attempt {attempt_id} was credited as lost and is still charged {rest} GPU-seconds.",
+        """
+SELECT a.id AS attempt_id, SUM(c.gpu_seconds) AS rest
+FROM attempts a JOIN usage_records u ON u.attempt_id = a.id JOIN charges c ON c.usage_record_id = u.id
+WHERE a.credited_at IS NOT NULL AND c.kind <> 'rerate' AND EXISTS (
+  SELECT 1 FROM charges o JOIN usage_records k ON k.id = o.usage_record_id
+  WHERE k.attempt_id = a.id AND o.kind = 'outage')
+GROUP BY a.id HAVING SUM(c.gpu_seconds) <> 0
 """,
     ),
     Check(
@@ -588,24 +902,30 @@ WHERE (b.state IN ('declined', 'cancelled', 'lapsed', 'settled') AND b.held_gpu_
 """,
     ),
     # -- 4: statements --
-    # Half up to the fen: (2 a + b) / 2 b in integers, as the rules say; tax once on the total.
+    # Half up to the fen, away from zero: (2 a + b) / 2 b in integers, as the rules say; tax once on the total.
     Check(
         4,
         "statement-totals",
         "Statement {number}: its totals are not those of its lines, or its tax is wrong.",
         """
 WITH sums AS (
-  SELECT statement_id, SUM(gpu_seconds) AS gpu_seconds, SUM(amount_micro_yuan) AS amount
-  FROM statement_lines GROUP BY statement_id
+  SELECT l.statement_id, SUM(l.gpu_seconds) AS gpu_seconds, SUM(l.amount_micro_yuan) AS amount,
+    SUM(l.list_micro_yuan) AS list, SUM(l.discount_micro_yuan) AS discount, SUM(l.subsidy_micro_yuan) AS subsidy,
+    SUM(l.voucher_micro_yuan) AS voucher
+  FROM statement_lines l JOIN statements s ON s.id = l.statement_id AND s.closing = l.closing
+  WHERE s.state NOT IN ('draft', 'returned') GROUP BY l.statement_id
 ), counted AS (
-  SELECT s.id, s.number, s.state, s.gpu_seconds, s.amount_micro_yuan, s.tax_micro_yuan,
-    CAST(COALESCE(l.gpu_seconds, 0) AS bigint) AS line_seconds, CAST(COALESCE(l.amount, 0) AS bigint) AS line_amount,
-    (2 * s.amount_micro_yuan * s.tax_permille + 10000000) / 20000000 * 10000 AS tax
+  SELECT s.*, COALESCE(l.gpu_seconds, 0) AS line_seconds, COALESCE(l.amount, 0) AS line_amount,
+    COALESCE(l.list, 0) AS line_list, COALESCE(l.discount, 0) AS line_discount,
+    COALESCE(l.subsidy, 0) AS line_subsidy, COALESCE(l.voucher, 0) AS line_voucher,
+    CASE WHEN s.amount_micro_yuan < 0 THEN -1 ELSE 1 END
+      * ((2 * ABS(s.amount_micro_yuan) * s.tax_permille + 10000000) / 20000000 * 10000) AS tax
   FROM statements s LEFT JOIN sums l ON l.statement_id = s.id
 )
 SELECT number FROM counted
-WHERE gpu_seconds <> line_seconds OR amount_micro_yuan <> line_amount
-  OR tax_micro_yuan <> CASE WHEN state = 'draft' THEN 0 ELSE tax END
+WHERE gpu_seconds <> line_seconds OR amount_micro_yuan <> line_amount OR list_micro_yuan <> line_list
+  OR discount_micro_yuan <> line_discount OR subsidy_micro_yuan <> line_subsidy OR voucher_micro_yuan <> line_voucher
+  OR tax_micro_yuan <> CASE WHEN state IN ('draft', 'returned') THEN 0 ELSE tax END
 """,
     ),
     Check(
@@ -614,25 +934,86 @@ WHERE gpu_seconds <> line_seconds OR amount_micro_yuan <> line_amount
         "Statement {number}, booking {booking_id}: billed {billed} GPU-seconds, charged {charged}.",
         """
 WITH found AS (
-  SELECT s.id AS statement_id, c.booking_id, c.tariff_id, c.adjustment, SUM(c.gpu_seconds) AS charged, 0 AS billed
-  FROM charges c JOIN statements s ON s.enterprise_id = c.enterprise_id AND s.month = c.billed_in AND s.state <> 'draft'
-  GROUP BY s.id, c.booking_id, c.tariff_id, c.adjustment
-  UNION ALL SELECT l.statement_id, l.booking_id, l.tariff_id, l.adjustment, 0, l.gpu_seconds FROM statement_lines l
+  SELECT s.id AS statement_id, c.booking_id, c.kind, c.tariff_id, c.discount_id, c.weight_milli, c.adjustment,
+    SUM(c.gpu_seconds) AS charged, 0 AS billed
+  FROM charges c JOIN statements s ON s.enterprise_id = c.enterprise_id AND s.month = c.billed_in
+    AND s.state NOT IN ('draft', 'returned')
+  GROUP BY s.id, c.booking_id, c.kind, c.tariff_id, c.discount_id, c.weight_milli, c.adjustment
+  UNION ALL
+  SELECT l.statement_id, l.booking_id, l.kind, l.tariff_id, l.discount_id, l.weight_milli, l.adjustment, 0,
+    l.gpu_seconds
+  FROM statement_lines l JOIN statements s ON s.id = l.statement_id AND s.closing = l.closing
+    AND s.state NOT IN ('draft', 'returned')
 )
 SELECT s.number, f.booking_id, SUM(f.charged) AS charged, SUM(f.billed) AS billed
 FROM found f JOIN statements s ON s.id = f.statement_id
-GROUP BY s.number, f.booking_id, f.tariff_id, f.adjustment HAVING SUM(f.charged) <> SUM(f.billed)
+GROUP BY s.number, f.booking_id, f.kind, f.tariff_id, f.discount_id, f.weight_milli, f.adjustment
+HAVING SUM(f.charged) <> SUM(f.billed)
+""",
+    ),
+    # GPU-seconds × weight × price ÷ 3.6 million is micro-yuan; whole hours first, so that nothing overflows.
+    Check(
+        4,
+        "line-amount",
+        "Statement {number}, line {line_id}: price or amount is not that of its tariff and discount.",
+        """
+WITH priced AS (
+  SELECT l.id, l.statement_id, l.price_micro_yuan, l.contract_price_micro_yuan, l.list_micro_yuan,
+    l.list_micro_yuan - l.discount_micro_yuan AS contract, t.price_micro_yuan AS tariff,
+    CASE WHEN d.id IS NULL THEN t.price_micro_yuan
+      WHEN d.percent IS NOT NULL THEN t.price_micro_yuan * (100 - d.percent) / 100
+      WHEN d.price_micro_yuan < t.price_micro_yuan THEN d.price_micro_yuan ELSE t.price_micro_yuan
+    END AS contract_price,
+    CASE WHEN l.gpu_seconds < 0 THEN -1 ELSE 1 END AS sign, ABS(l.gpu_seconds) * l.weight_milli AS weighted
+  FROM statement_lines l JOIN tariffs t ON t.id = l.tariff_id LEFT JOIN discounts d ON d.id = l.discount_id
+), rounded AS (
+  SELECT p.*,
+    p.sign * (weighted / 3600000 * tariff / 10000 + (2 * (weighted / 3600000 * tariff % 10000 * 3600000
+      + weighted % 3600000 * tariff) + 36000000000) / 72000000000) * 10000 AS list_counted,
+    p.sign * (weighted / 3600000 * contract_price / 10000 + (2 * (weighted / 3600000 * contract_price % 10000 * 3600000
+      + weighted % 3600000 * contract_price) + 36000000000) / 72000000000) * 10000 AS contract_counted
+  FROM priced p
+)
+SELECT r.id AS line_id, s.number FROM rounded r JOIN statements s ON s.id = r.statement_id
+WHERE r.price_micro_yuan <> r.tariff OR r.contract_price_micro_yuan <> r.contract_price
+  OR r.list_micro_yuan <> r.list_counted OR r.contract <> r.contract_counted
 """,
     ),
     Check(
         4,
-        "line-amount",
-        "Statement {number}, line {line_id}: price or amount is not that of its tariff.",
+        "issued",
+        "Statement {number} is {state} and its content is missing, or was written for one that is not issued.",
         """
-SELECT l.id AS line_id, s.number
-FROM statement_lines l JOIN statements s ON s.id = l.statement_id JOIN tariffs t ON t.id = l.tariff_id
-WHERE l.price_micro_yuan <> t.price_micro_yuan
-  OR l.amount_micro_yuan <> (2 * l.gpu_seconds * l.price_micro_yuan + 36000000) / 72000000 * 10000
+SELECT s.number, s.state FROM statements s LEFT JOIN statement_contents c ON c.statement_id = s.id
+WHERE (s.state IN ('issued', 'settled')) <> (c.id IS NOT NULL)
+""",
+    ),
+    Check(
+        4,
+        "chain-of-contents",
+        "Statement {number}: it does not follow the one issued before it.",
+        """
+WITH in_order AS (
+  SELECT c.statement_id, c.sequence, c.previous_sha256,
+    LAG(c.sha256) OVER (PARTITION BY c.enterprise_id ORDER BY c.sequence) AS expected,
+    ROW_NUMBER() OVER (PARTITION BY c.enterprise_id ORDER BY c.sequence) AS place
+  FROM statement_contents c
+)
+SELECT s.number FROM in_order i JOIN statements s ON s.id = i.statement_id
+WHERE i.sequence <> i.place OR COALESCE(i.previous_sha256, '') <> COALESCE(i.expected, '')
+""",
+    ),
+    Check(
+        4,
+        "settled",
+        "Statement {number} is settled, and {paid} micro-yuan of {payable} are paid.",
+        """
+SELECT s.number, s.amount_micro_yuan + s.tax_micro_yuan AS payable, COALESCE(p.paid, 0) AS paid
+FROM statements s LEFT JOIN (
+  SELECT statement_id, SUM(amount_micro_yuan) AS paid FROM payments GROUP BY statement_id
+) p ON p.statement_id = s.id
+WHERE s.state = 'settled' AND COALESCE(p.paid, 0)
+  < CASE WHEN s.amount_micro_yuan + s.tax_micro_yuan > 0 THEN s.amount_micro_yuan + s.tax_micro_yuan ELSE 0 END
 """,
     ),
     Check(
@@ -658,11 +1039,13 @@ WHERE m.month IS NULL
 WITH things(kind, id, state) AS (
   SELECT 'booking', id, state FROM bookings UNION ALL SELECT 'allocation', id, state FROM allocations
   UNION ALL SELECT 'enterprise', id, state FROM enterprises UNION ALL SELECT 'node', id, state FROM nodes
-  UNION ALL SELECT 'statement', id, state FROM statements
+  UNION ALL SELECT 'statement', id, state FROM statements UNION ALL SELECT 'dispute', id, state FROM disputes
   UNION ALL SELECT 'maintenance', id, state FROM maintenance_windows
   UNION ALL SELECT 'person', id, state FROM users
   UNION ALL SELECT 'change', id, state FROM allocation_changes UNION ALL SELECT 'report', id, state FROM reports
+  UNION ALL SELECT 'claim', id, state FROM claims
   UNION ALL SELECT 'appeal', id, state FROM appeals UNION ALL SELECT 'announcement', id, state FROM announcements
+  UNION ALL SELECT 'waiter', id, state FROM waiters
 ), latest AS (SELECT kind, subject_id, MAX(id) AS id FROM history_entries GROUP BY kind, subject_id),
 told AS (SELECT h.kind, h.subject_id, h.after FROM latest l JOIN history_entries h ON h.id = l.id)
 SELECT t.kind, t.id, t.state, COALESCE(h.after, 'nothing') AS told
@@ -719,12 +1102,31 @@ JOIN bookings b ON b.id = u.booking_id JOIN attempts a ON a.id = u.attempt_id
 WHERE u.enterprise_id <> b.enterprise_id OR u.allocation_id <> b.allocation_id OR u.pool_id <> b.pool_id
   OR a.booking_id <> b.id
 UNION ALL
-SELECT 'Charge', c.id FROM charges c JOIN usage_records u ON u.id = c.usage_record_id
-WHERE c.enterprise_id <> u.enterprise_id OR c.booking_id <> u.booking_id
+SELECT 'Charge', c.id FROM charges c
+JOIN bookings b ON b.id = c.booking_id LEFT JOIN usage_records u ON u.id = c.usage_record_id
+WHERE c.enterprise_id <> b.enterprise_id OR c.booking_id <> u.booking_id
+UNION ALL
+SELECT 'Frozen price', p.id FROM booking_prices p JOIN bookings b ON b.id = p.booking_id
+JOIN tariffs t ON t.id = p.tariff_id LEFT JOIN discounts d ON d.id = p.discount_id
+WHERE t.pool_id <> b.pool_id OR d.pool_id <> b.pool_id
 UNION ALL
 SELECT 'Statement line', l.id FROM statement_lines l
 JOIN statements s ON s.id = l.statement_id JOIN bookings b ON b.id = l.booking_id
 WHERE s.enterprise_id <> b.enterprise_id
+UNION ALL
+SELECT 'Waiter', w.id FROM waiters w JOIN allocations l ON l.id = w.allocation_id
+LEFT JOIN bookings b ON b.id = w.booking_id
+WHERE w.enterprise_id <> l.enterprise_id OR w.pool_id <> l.pool_id OR b.enterprise_id <> w.enterprise_id
+UNION ALL
+SELECT 'Strike', s.id FROM strikes s JOIN bookings b ON b.id = s.booking_id WHERE s.enterprise_id <> b.enterprise_id
+UNION ALL
+SELECT 'Returned hours', r.id FROM returned_hours r
+JOIN bookings b ON b.id = r.booking_id JOIN cancellation_quotes q ON q.id = r.quote_id
+WHERE r.enterprise_id <> b.enterprise_id OR q.booking_id <> r.booking_id
+UNION ALL
+SELECT 'Dispute', d.id FROM disputes d
+JOIN statements s ON s.id = d.statement_id JOIN statement_lines l ON l.id = d.line_id
+WHERE d.enterprise_id <> s.enterprise_id OR l.statement_id <> s.id
 UNION ALL
 SELECT 'Lease of booking', b.id FROM leases l JOIN bookings b ON b.id = l.booking_id
 WHERE l.enterprise_id <> b.enterprise_id OR l.allocation_id <> b.allocation_id OR l.pool_id <> b.pool_id
@@ -735,9 +1137,10 @@ WHERE l.enterprise_id <> b.enterprise_id OR l.allocation_id <> b.allocation_id O
         "others-hours",
         "Ledger entry {entry_id} ({reference}) moved the hours of another allocation.",
         """
-SELECT e.id AS entry_id, e.reference FROM usage_records u
-JOIN ledger_entries e ON e.reference = 'usage:' || u.id
-JOIN ledger_accounts t ON t.id = e.to_account_id WHERE t.owner <> 'allocation:' || u.allocation_id
+SELECT e.id AS entry_id, e.reference FROM charges c
+JOIN bookings b ON b.id = c.booking_id
+JOIN ledger_entries e ON e.reference = c.reference
+JOIN ledger_accounts t ON t.id = e.to_account_id WHERE t.owner <> 'allocation:' || b.allocation_id
 UNION ALL
 SELECT e.id, e.reference FROM bookings b
 JOIN ledger_entries e ON e.reference = 'booking:' || b.id || ':hold'

@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     smtp_url: str = ""
     mail_from: str = ""
     mail_dir: Path | None = None
+    receipt_key: str = ""  # signs receipts; empty: made from the secret key
 
     @field_validator("public_url")
     @classmethod
@@ -80,6 +81,13 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None
+
+    @field_validator("receipt_key")
+    @classmethod
+    def _a_key(cls, value: str) -> str:
+        if value and not re.fullmatch(r"[0-9a-f]{64}", value):
+            raise ValueError("must be 32 bytes as 64 hexadecimal digits: openssl rand -hex 32")
+        return value
 
     @field_validator("mail_from")
     @classmethod

@@ -1,7 +1,7 @@
 """One round of scheduling. `run` reads like this:
 
  1. heartbeat, so that pages and /readyz know that the scheduler lives;
- 2. instructions: what people asked for (stop, drain, resume) is claimed, done and answered in the same row;
+ 2. instructions: what people asked for (stop, another end, drain, resume) is claimed, done and answered in its row;
  3. hand over: what waits gets an attempt, written before the engine hears of it. An attempt that was written and never
     recorded (a crash in between) is handed over again: the same key twice starts once;
  4. withdraw what was cancelled meanwhile;
@@ -75,6 +75,8 @@ class _Work:
     """What waits for this round, read at once."""
 
     stops: list[Asked]
+    moves: list[Asked]
+    ends: dict[str, dt.datetime]  # of the attempts whose end moved
     node_changes: list[Asked]
     keys: dict[int, str]  # of the attempts to stop, by booking
     to_hand_over: list[int]
@@ -101,6 +103,7 @@ def _run(context: Context, now: dt.datetime) -> Result:
     round.all_written = recovered
     work = round.look()
     round.stop(work.stops, work.keys)
+    round.move_ends(work.moves, work.ends)
     round.change_nodes(work.node_changes)
     round.close_missed(work.missed)
     round.hand_over(bool(work.steps[Step.HAND_OVER]), work.to_hand_over)
@@ -142,8 +145,10 @@ class _Round:
             ]
             stops = [one for one in asked if one.verb is InstructionVerb.STOP]
             keys = attempts.keys_under_way(session, [one.target_id for one in stops]) if stops else {}
-            node_changes = [one for one in asked if one.verb is not InstructionVerb.STOP]
-            return _Work(stops, node_changes, keys, to_hand_over, missed, steps)
+            moves = [one for one in asked if one.verb is InstructionVerb.MOVE_END]
+            ends = attempts.ends_under_way(session, [one.target_id for one in moves]) if moves else {}
+            node_changes = [one for one in asked if one.verb in (InstructionVerb.DRAIN, InstructionVerb.RESUME)]
+            return _Work(stops, moves, ends, node_changes, keys, to_hand_over, missed, steps)
 
     # -- instructions -------------------------------------------------------------------------------------------------
 
@@ -163,7 +168,16 @@ class _Round:
         if keys:
             self.context.engine.stop(list(keys.values()), self.now)
             self.news = True
-        self.answers = [(one.id, Sentence("stopped" if one.target_id in keys else "nothing-to-stop")) for one in stops]
+        self.answers += [(one.id, Sentence("stopped" if one.target_id in keys else "nothing-to-stop")) for one in stops]
+
+    def move_ends(self, moves: Sequence[Asked], ends: dict[str, dt.datetime]) -> None:
+        """Fixed bookings that were extended or cut. Done twice, they end at the same instant."""
+        if not moves:
+            return
+        with phase("instruction"):
+            if ends:
+                self.context.engine.move_ends(ends, self.now)
+            self.answers += [(one.id, Sentence("end-moved")) for one in moves]
 
     def _write_answers(self, session: Session) -> None:
         for id, told in self.answers:

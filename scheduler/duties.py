@@ -21,10 +21,11 @@ from compute_portal.bookings.states import NOT_STARTED, BookingKind, BookingStat
 from compute_portal.policy import BookingPolicy
 from compute_portal.sentences import Sentence
 from compute_portal.statements import service as statements
+from compute_portal.subsidies import service as subsidies
 from compute_portal.usage.models import BillingMonth, MonthState
 from compute_portal.workdays.calendar import Calendar
 from compute_portal.workdays.queries import load_calendar
-from scheduler import metering
+from scheduler import metering, month_end
 from scheduler.context import Context, PassFailed, in_batches
 from scheduler.phases import phase
 
@@ -143,16 +144,14 @@ def close_months(context: Context, now: dt.datetime) -> int:
         metering.run(context, now)
     except PassFailed as failure:
         problems.append(str(failure))
+    context.transact(lambda session: subsidies.cover_programmes(session, now=now))
     closed = 0
     for month in _months_to_close(context, now):
         with context.database.read_only() as session:
             enterprise_ids = statements.list_to_close(session, month)
-        for enterprise_id in enterprise_ids:
-            error = _close_month(context, enterprise_id, month, now)
-            if error is None:
-                closed += 1
-            else:
-                problems.append(f"{month} of enterprise {enterprise_id}: {error}")
+        done, failed = month_end.close(context, month, enterprise_ids, now)
+        closed += done
+        problems += failed
     if problems:
         raise PassFailed("; ".join(problems))
     return closed
@@ -168,18 +167,6 @@ def _months_to_close(context: Context, now: dt.datetime) -> list[str]:
             .order_by(BillingMonth.month)
         )
         return list(months)
-
-
-def _close_month(context: Context, enterprise_id: int, month: str, now: dt.datetime) -> str | None:
-    errors: list[str] = []
-
-    def work(session: Session, ids: Sequence[int]) -> None:
-        for id in ids:
-            statements.close_month(session, id, month, policy=context.policy.statements, by=SYSTEM, now=now)
-
-    with phase("close-month"):
-        in_batches(context, [enterprise_id], work, lambda _id, error: errors.append(str(error)))
-    return errors[0] if errors else None
 
 
 def keep_retention(context: Context, now: dt.datetime) -> dict[str, int]:

@@ -12,7 +12,7 @@ import datetime as dt
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import sqlalchemy as sa
@@ -20,15 +20,21 @@ from sqlalchemy.orm import Session
 
 from compute_portal import clock
 from compute_portal.access import SYSTEM
+from compute_portal.allocations.models import Allocation
 from compute_portal.bookings import attempts
+from compute_portal.bookings import prices as booking_prices
 from compute_portal.bookings.models import Attempt, Booking
 from compute_portal.bookings.states import AttemptOutcome, BookingKind
-from compute_portal.pools.queries import PriceBook, price_books
+from compute_portal.enterprises.models import Enterprise
+from compute_portal.pools.models import Node
+from compute_portal.pools.prices import PriceBook, Stretch
+from compute_portal.pools.queries import price_books
 from compute_portal.sentences import Refusal
 from compute_portal.statements import service as statements
 from compute_portal.usage import service as usage
 from compute_portal.usage.models import BillingMonth, MonthState
 from compute_portal.usage.service import Piece
+from compute_portal.usage.shares import MILLI, Size, largest_share
 from scheduler.context import OUT_OF_REACH, Context, PassFailed, in_batches
 from scheduler.phases import phase
 
@@ -36,6 +42,7 @@ log = logging.getLogger(__name__)
 PIECES = 2_000  # usage records per transaction
 ATTEMPTS = 5_000  # looked at in one go
 SETTLED = 1_000
+NO_SIZES: Mapping[str, Size] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +57,15 @@ class Due:
     pool_id: int
     user_id: int | None
     gpus: int
-    tariff_id: int | None  # fixed: the frozen price
+    size_class: str
+    programme_id: int
     starts_at: dt.datetime  # of what is not metered
     ends_at: dt.datetime  # up to which it can be metered now
     whole: bool  # nothing more will come after that
+    frozen: tuple[Stretch, ...] = ()  # fixed: its prices
+    taken: Size | None = None  # what the engine reports of it; None: its GPUs alone
+    slice: str | None = None
+    nodes: tuple[str, ...] = ()  # where it stands, when that matters
 
 
 def run(context: Context, now: dt.datetime) -> int:
@@ -65,11 +77,12 @@ def run(context: Context, now: dt.datetime) -> int:
         with context.database.read_only() as session:
             found, after = due(session, now, after)
             books = price_books(session, {one.pool_id for one in found})
+            sizes = node_sizes(session, {name for one in found for name in one.nodes})
         by_enterprise: dict[int, list[Due]] = defaultdict(list)
         for one in found:
             by_enterprise[one.enterprise_id].append(one)
         for enterprise_id, ones in by_enterprise.items():
-            charged += _meter(context, enterprise_id, ones, books, now, problems)
+            charged += _meter(context, enterprise_id, ones, books, sizes, now, problems)
     problems += settle(context, now)
     if problems:
         raise PassFailed(f"{len(problems)} left: {'; '.join(problems)}")
@@ -81,31 +94,48 @@ def due(session: Session, now: dt.datetime, after: int = 0) -> tuple[list[Due], 
     rows = session.execute(
         sa.select(
             Attempt.id, Attempt.key, Attempt.granted_at, Attempt.until_at, Attempt.ended_at, Attempt.outcome,
-            Attempt.metered_until_at, Booking.id, Booking.kind, Booking.enterprise_id, Booking.allocation_id,
-            Booking.pool_id, Booking.submitted_by, Booking.gpus, Booking.tariff_id, Booking.ends_at,
+            Attempt.metered_until_at, Attempt.cpus, Attempt.memory_gib, Attempt.slice, Booking.id, Booking.kind,
+            Booking.enterprise_id, Booking.allocation_id, Booking.pool_id, Booking.submitted_by, Booking.gpus,
+            Booking.ends_at, Enterprise.size_class, Allocation.programme_id,
+            sa.case((sa.or_(Attempt.cpus.is_not(None), Attempt.memory_gib.is_not(None)), Attempt.nodes)),
         )
         .join(Booking, Booking.id == Attempt.booking_id)
+        .join(Enterprise, Enterprise.id == Booking.enterprise_id)
+        .join(Allocation, Allocation.id == Booking.allocation_id)
         .where(Attempt.metered_whole == sa.false(), Attempt.granted_at.is_not(None), Attempt.id > after)
         .order_by(Attempt.id)
         .limit(ATTEMPTS)
     ).all()  # fmt: skip
     found = []
+    fixed = set()
     for (
-        attempt_id, key, granted_at, until_at, ended_at, outcome, metered_until_at, booking_id, kind, enterprise_id,
-        allocation_id, pool_id, user_id, gpus, tariff_id, window_end,
+        attempt_id, key, granted_at, until_at, ended_at, outcome, metered_until_at, cpus, memory_gib, slice, booking_id,
+        kind, enterprise_id, allocation_id, pool_id, user_id, gpus, window_end, size_class, programme_id, nodes,
     ) in rows:  # fmt: skip
-        fixed = kind is BookingKind.FIXED
-        until, whole = _until(outcome, ended_at, until_at, window_end if fixed else None, now)
+        until, whole = _until(outcome, ended_at, until_at, window_end if kind is BookingKind.FIXED else None, now)
         start = metered_until_at or granted_at or until
         if whole or start < until:
-            frozen = tariff_id if fixed else None
-            found.append(
-                Due(
-                    attempt_id, key, booking_id, enterprise_id, allocation_id, pool_id, user_id, gpus, frozen,
-                    start, until, whole,
-                )
+            reported = cpus is not None or memory_gib is not None
+            one = Due(
+                attempt_id, key, booking_id, enterprise_id, allocation_id, pool_id, user_id, gpus, str(size_class),
+                programme_id, start, until, whole, slice=slice,
+                taken=Size(gpus, cpus, memory_gib) if reported else None,
+                nodes=tuple(str(place["node"]) for place in nodes or ()),
             )  # fmt: skip
+            found.append(one)
+            if kind is BookingKind.FIXED:
+                fixed.add(booking_id)
+    prices = booking_prices.frozen(session, fixed)
+    found = [replace(one, frozen=tuple(prices.get(one.booking_id, ()))) for one in found]
     return found, rows[-1][0] if len(rows) == ATTEMPTS else None
+
+
+def node_sizes(session: Session, names: set[str]) -> dict[str, Size]:
+    """What these nodes have; no query where nobody asks."""
+    if not names:
+        return {}
+    rows = session.execute(sa.select(Node.name, Node.gpus, Node.cpus, Node.memory_gib).where(Node.name.in_(names)))
+    return {name: Size(gpus, cpus, memory_gib) for name, gpus, cpus, memory_gib in rows}
 
 
 def _until(
@@ -125,27 +155,55 @@ def _until(
     return ended_at or full_hour, ended_at is not None
 
 
-def pieces(one: Due, book: PriceBook) -> list[Piece]:
-    """The attempt's time cut at hours and, where its price is not frozen, at changes of price.
+def pieces(one: Due, book: PriceBook, sizes: Mapping[str, Size] = NO_SIZES) -> list[Piece]:
+    """The attempt's time cut at hours and where the price changes: the frozen ones of a fixed booking, else the book's.
 
-    Raises Refusal("no-price") where there is none.
+    `sizes` are those of the nodes it stands on. Raises Refusal("no-price") where there is none.
     """
-    borders = [] if one.tariff_id is not None else book.borders(one.starts_at, one.ends_at)
-    return [
-        Piece(
-            attempt_id=one.attempt_id,
-            key=one.key,
-            booking_id=one.booking_id,
-            allocation_id=one.allocation_id,
-            pool_id=one.pool_id,
-            user_id=one.user_id,
-            gpus=one.gpus,
-            starts_at=start,
-            ends_at=end,
-            tariff_id=book.at(start).id if one.tariff_id is None else one.tariff_id,
+    if one.frozen:
+        borders = [stretch.starts_at for stretch in one.frozen]
+    else:
+        borders = book.borders(one.starts_at, one.ends_at, size_class=one.size_class, programme_id=one.programme_id)
+    found = []
+    for start, end in clock.cut(one.starts_at, one.ends_at, borders):
+        if one.frozen:
+            point = booking_prices.point_at(one.frozen, start)
+        else:
+            point = book.at(start, size_class=one.size_class, programme_id=one.programme_id)
+        found.append(
+            Piece(
+                attempt_id=one.attempt_id,
+                key=one.key,
+                booking_id=one.booking_id,
+                allocation_id=one.allocation_id,
+                pool_id=one.pool_id,
+                user_id=one.user_id,
+                gpus=one.gpus,
+                starts_at=start,
+                ends_at=end,
+                tariff_id=point.tariff_id,
+                discount_id=point.discount_id,
+                weight_milli=point.weight_milli,
+                share_milli=_share(one, book, sizes, start),
+                slice=one.slice,
+            )
         )
-        for start, end in clock.cut(one.starts_at, one.ends_at, borders)
-    ]
+    return found
+
+
+def _share(one: Due, book: PriceBook, sizes: Mapping[str, Size], at: dt.datetime) -> int | None:
+    """The largest share of its nodes, where the engine says more than GPUs; None: whole cards."""
+    if one.taken is None and one.slice is None:
+        return None
+    parts = [sizes[name] for name in one.nodes if name in sizes]
+    cpus, memory_gib = [part.cpus for part in parts], [part.memory_gib for part in parts]
+    nodes = Size(
+        sum(part.gpus for part in parts),
+        None if None in cpus else sum(number or 0 for number in cpus),
+        None if None in memory_gib else sum(number or 0 for number in memory_gib),
+    )
+    of_a_card = MILLI if one.slice is None else book.weight_at(at, one.slice)
+    return largest_share(one.taken or Size(one.gpus), nodes, slice_milli=of_a_card)
 
 
 def _meter(
@@ -153,6 +211,7 @@ def _meter(
     enterprise_id: int,
     ones: Sequence[Due],
     books: Mapping[int, PriceBook],
+    sizes: Mapping[str, Size],
     now: dt.datetime,
     problems: list[str],
 ) -> int:
@@ -160,7 +219,7 @@ def _meter(
     cut: list[tuple[Due, list[Piece]]] = []
     for one in ones:
         try:
-            cut.append((one, pieces(one, books[one.pool_id])))
+            cut.append((one, pieces(one, books[one.pool_id], sizes)))
         except Refusal as refusal:
             log.error("not metered", extra={"key": one.key, "reason": refusal.sentence.id})
             problems.append(f"{one.key}: {refusal.sentence.id}")

@@ -36,7 +36,7 @@ from compute_portal.pools import service as pools
 from compute_portal.pools.models import Instruction
 from compute_portal.pools.states import InstructionState, InstructionVerb
 from compute_portal.sentences import Sentence
-from scheduler import alerts, cycle, mail, metering, metrics, reviews
+from scheduler import alerts, changes, claiming, cycle, mail, metering, metrics, month_end, reviews
 from scheduler.context import Context, PassFailed
 from scheduler.duties import close_allocations, close_months, keep_retention, keep_terms, lapse_undecided
 from scheduler.leader import LostLeadership
@@ -47,10 +47,11 @@ log = logging.getLogger(__name__)
 EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 ALERTS_SECONDS = 300
 MAIL_SECONDS = 15
+STATEMENTS_SECONDS = 15
 RETRY_SECONDS = 10
 ASKED = (InstructionState.WAITING, InstructionState.CLAIMED)
-# Three threads: neither a long pass over the books nor a slow mail server keeps a booking from starting.
-CYCLE, BOOKS, MAIL = "cycle", "books", "mail"
+# Four threads: neither a long pass over the books, a slow mail server nor a thousand PDFs keep a booking from starting.
+CYCLE, BOOKS, MAIL, FILES = "cycle", "books", "mail", "files"
 
 
 class When(Protocol):
@@ -120,12 +121,16 @@ def entries(policy: Policy) -> tuple[Entry, ...]:
         ),
         Entry("standings", Every(queue.standings_seconds), cycle.write_standings, N_("places and reasons"), CYCLE),
         Entry("sync", Every(60), cycle.sync, N_("make the cluster's policy equal to ours"), CYCLE),
+        Entry("changes", Every(60), changes.run, N_("no-shows, wait-list, hours given back, lost runs, warnings")),
         Entry("metering", Every(books.pass_seconds), metering.run, N_("meter, charge, settle, open draft statements")),
         Entry("lapse-undecided", Every(60), lapse_undecided, N_("bookings nobody decided on give everything back")),
         Entry("close-allocations", Daily(0, 5), close_allocations, N_("allocations whose last day is over expire")),
         Entry("keep-terms", Daily(8, 30), keep_terms, N_("half terms, reports due: warn, take back, remind")),
         Entry("close-months", Daily(books.close_month_after_hours, day=1), close_months, N_("cut the month before")),
+        Entry("statements", Every(STATEMENTS_SECONDS), month_end.run, N_("issue and pack statements, make PDFs"), FILES),
+        Entry("watch-statements", Every(600), month_end.watch, N_("missing metering, late answers, late payments")),
         Entry("reviews", Every(60), reviews.run, N_("escalate and delegate late steps of reviews, issue letters")),
+        Entry("open-claims", Every(300), claiming.run, N_("open claims on statements that are settled")),
         Entry("mail", Every(MAIL_SECONDS), mail.deliver, N_("hand over notices that are due"), MAIL),
         Entry("retention", Daily(4, 30), keep_retention, N_("remove rows whose time is over")),
         Entry("alerts", Every(ALERTS_SECONDS), alerts.run, N_("tell who nears the end of hours or days")),
@@ -267,14 +272,14 @@ class Timetable:
 
     def __init__(self, context: Context, timetable: Sequence[Entry], stopping: threading.Event | None = None) -> None:
         # Only the cycle may tell the watchdog that it lives: a busy pass over the books would hide that it does not.
-        self._contexts = {CYCLE: context} | {name: replace(context, alive=_nothing) for name in (BOOKS, MAIL)}
+        self._contexts = {CYCLE: context} | {name: replace(context, alive=_nothing) for name in (BOOKS, MAIL, FILES)}
         self._entries = timetable
         self._lost: LostLeadership | None = None
         self._stopping = stopping or threading.Event()
         self._over = threading.Event()
         self._scheduler = BlockingScheduler(
             jobstores={"default": MemoryJobStore()},
-            executors={name: ThreadPoolExecutor(1) for name in (CYCLE, BOOKS, MAIL)},
+            executors={name: ThreadPoolExecutor(1) for name in (CYCLE, BOOKS, MAIL, FILES)},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
             timezone=clock.SHANGHAI,
         )

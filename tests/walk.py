@@ -13,10 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from compute_portal import clock
-from compute_portal.bookings import attempts
+from compute_portal.allocations.models import Allocation
+from compute_portal.bookings import attempts, prices
 from compute_portal.bookings.attempts import Given
 from compute_portal.bookings.models import Attempt, Booking
 from compute_portal.bookings.states import BookingKind
+from compute_portal.enterprises.models import Enterprise
 from compute_portal.policy import Policy
 from compute_portal.pools import queries as pool_queries
 from compute_portal.pools import service as pools
@@ -76,23 +78,36 @@ def pieces(session: Session, key: str, *, until: dt.datetime | None = None) -> l
     attempt = _attempt(session, key)
     booking = session.get_one(Booking, attempt.booking_id)
     book = pool_queries.price_book(session, booking.pool_id)
+    size_class = str(session.get_one(Enterprise, booking.enterprise_id).size_class)
+    programme_id = session.get_one(Allocation, booking.allocation_id).programme_id
+    frozen = prices.frozen(session, [booking.id]).get(booking.id, [])
     since, stop = attempt.metered_until_at, until or attempt.ended_at
     assert since is not None and stop is not None
-    return [
-        Piece(
-            attempt_id=attempt.id,
-            key=key,
-            booking_id=booking.id,
-            allocation_id=booking.allocation_id,
-            pool_id=booking.pool_id,
-            user_id=booking.submitted_by,
-            gpus=booking.gpus,
-            starts_at=start,
-            ends_at=end,
-            tariff_id=booking.tariff_id or book.at(start).id,
+    borders = [each.starts_at for each in frozen]
+    if not frozen:
+        borders = book.borders(since, stop, size_class=size_class, programme_id=programme_id)
+    found = []
+    for start, end in clock.cut(since, stop, borders):
+        point = book.find(start, size_class=size_class, programme_id=programme_id)
+        point = prices.point_at(frozen, start) if frozen else point
+        assert point is not None
+        found.append(
+            Piece(
+                attempt_id=attempt.id,
+                key=key,
+                booking_id=booking.id,
+                allocation_id=booking.allocation_id,
+                pool_id=booking.pool_id,
+                user_id=booking.submitted_by,
+                gpus=booking.gpus,
+                starts_at=start,
+                ends_at=end,
+                tariff_id=point.tariff_id,
+                discount_id=point.discount_id,
+                weight_milli=point.weight_milli,
+            )
         )
-        for start, end in clock.cut(since, stop, book.borders(since, stop))
-    ]
+    return found
 
 
 def meter(cast: Cast, key: str, *, now: dt.datetime, until: dt.datetime | None = None) -> int:

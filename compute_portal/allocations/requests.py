@@ -274,9 +274,8 @@ def _take_over(
         allocation.requested_by, allocation.requested_at = by.user_id, now
         allocation.round_on = rules.round_of(clock.day_of(now))
         allocation.subsidy_percent = rules.subsidy(enterprise.size_class.value)
-        book = pools.price_books(session, {allocation.pool_id})[allocation.pool_id]
-        known = bool(book.starts) and book.starts[0] <= now
-        allocation.price_micro_yuan = book.at(now).price_micro_yuan if known else None
+        price = pools.price_book(session, allocation.pool_id).list_price(now)
+        allocation.price_micro_yuan = None if price is None else price.price_micro_yuan
     session.flush()
 
 

@@ -27,6 +27,7 @@ from ..programmes.rules import Rules, Track, eligibility, failed
 from ..programmes.states import ATTACHMENTS, FIELDS, Asked
 from ..sentences import Refusal, Sentence
 from ..signin.queries import names_of
+from ..usage.forecast import of_allocation
 from . import changes, facts, queries, reports, requests, review, service
 from .forms import (
     AnswerForm,
@@ -147,8 +148,7 @@ def _beginning_page(form: BeginningForm) -> ResponseReturnValue:
     rules = Rules.from_json(programme_service.newest_version(read(), programme.id).rules)
     known = facts.find_facts(read(), enterprise, programme, now())
     results = eligibility(rules, known)
-    book = pools.price_books(read(), {pool.id})[pool.id]
-    price = book.at(now()).price_micro_yuan if book.starts and book.starts[0] <= now() else None
+    price = pools.price_book(read(), pool.id).list_price(now())
     return show(
         "allocations/request.html",
         form,
@@ -158,7 +158,7 @@ def _beginning_page(form: BeginningForm) -> ResponseReturnValue:
         facts=known,
         results=results,
         blocked=failed(results),
-        price=price,
+        price=None if price is None else price.price_micro_yuan,
         subsidy=rules.subsidy(enterprise.size_class.value),
         sizes=sizes,
         size=_size(sizes, pool),
@@ -436,9 +436,11 @@ def page(allocation_id: int) -> ResponseReturnValue:
     lines = queries.list_entries(read(), allocation_id, chosen, offset=entries_page.offset) if awarded else []
     people = [allocation.requested_by, allocation.decided_by, *(e.by_id for e in history)]
     steps = [] if awarded else review.list_steps(read(), allocation_id)
+    running = allocation.state is AllocationState.ACTIVE
     return render_template(
         "allocations/page.html",
         row=row,
+        forecast=of_allocation(read(), allocation, row.balance, now()) if running else None,
         history=history,
         names=names_of(read(), people + [line.entry.by_id for line in lines]),
         lines=lines,

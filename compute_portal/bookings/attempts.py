@@ -172,6 +172,7 @@ class _Row(NamedTuple):
     gpus: int
     kind: BookingKind
     state: BookingState
+    window_end: dt.datetime | None
 
     @property
     def waits(self) -> bool:
@@ -182,7 +183,7 @@ _KEYS = A.key.in_(sa.bindparam("keys", expanding=True))
 _LOCK = (
     sa.select(
         A.id, A.key, A.booking_id, A.outcome, A.placed_at, A.until_at, A.granted_at, A.metered_until_at, B.gpus,
-        B.kind, B.state,
+        B.kind, B.state, B.ends_at,
     )
     .join_from(ATTEMPTS, BOOKINGS, B.id == A.booking_id)
     .where(_KEYS)
@@ -232,7 +233,8 @@ _VOID = pools.void_plans(_POOLS_OF)
 
 def _lock(session: Session, keys: Iterable[str]) -> list[_Row]:
     """These attempts and their bookings, locked, in the order of the bookings."""
-    return [_Row(*row) for row in session.execute(_LOCK, {"keys": list(keys)})]
+    rows: Iterable[Any] = session.execute(_LOCK, {"keys": list(keys)})
+    return [_Row(*row) for row in rows]
 
 
 def placed(session: Session, given: Sequence[Given]) -> dict[str, int]:
@@ -283,7 +285,11 @@ def granted(session: Session, at: Mapping[str, dt.datetime]) -> list[int]:
     ]
     if rows:
         session.execute(_GRANT, [{"attempt": row.id, "at": at[row.key]} for row in rows])
-        moves = [Move(row.booking_id, row.state, at[row.key], values={"started_at": at[row.key]}) for row in rows]
+        # The hook's answer says that somebody is there to use it.
+        moves = [
+            Move(row.booking_id, row.state, at[row.key], values={"started_at": at[row.key], "claimed_at": at[row.key]})
+            for row in rows
+        ]
         move_all(session, Booking, moves, (BookingState.RUNNING, "start"), by=SYSTEM)
     return [row.booking_id for row in rows]
 
@@ -318,7 +324,8 @@ def ended(session: Session, ends: Mapping[str, dt.datetime], *, revoked_at: dt.d
     rows = [row for row in _lock(session, ends) if row.outcome is None]
     odd = [row.key for row in rows if row.granted_at is None and row.state is not BookingState.STOPPING]
     # What is metered already stays: an end that the engine reports late does not reach back into it.
-    at = {row: max(ends[row.key], row.metered_until_at or ends[row.key]) for row in rows if row.key not in odd}
+    # A fixed booking whose rest was given back ended there, also when the engine needed some seconds more.
+    at = {row: _ended_at(row, ends[row.key]) for row in rows if row.key not in odd}
     if not at:
         return odd
     session.execute(
@@ -341,6 +348,12 @@ def ended(session: Session, ends: Mapping[str, dt.datetime], *, revoked_at: dt.d
     if revoked_at is not None:
         pools.release_occupancies(session, {row.booking_id: end for row, end in at.items()}, at=revoked_at)
     return odd
+
+
+def _ended_at(row: _Row, end: dt.datetime) -> dt.datetime:
+    if row.window_end is not None:
+        end = min(end, row.window_end)
+    return max(end, row.metered_until_at or row.placed_at or end)
 
 
 def withdrawn(session: Session, keys: Sequence[str], *, at: dt.datetime) -> None:
@@ -527,6 +540,16 @@ def keys_under_way(session: Reader, booking_ids: Sequence[int]) -> dict[int, str
     return {booking_id: key for booking_id, key in session.execute(_KEYS_UNDER_WAY, {"ids": list(booking_ids)})}
 
 
+def ends_under_way(session: Reader, booking_ids: Sequence[int]) -> dict[str, dt.datetime]:
+    """By key, when what is under way of these fixed bookings ends now."""
+    rows = session.execute(
+        sa.select(A.key, B.ends_at)
+        .join_from(ATTEMPTS, BOOKINGS, B.id == A.booking_id)
+        .where(A.booking_id.in_(booking_ids), A.outcome.is_(None), B.ends_at.is_not(None))
+    )
+    return {key: ends_at for key, ends_at in rows if ends_at is not None}
+
+
 def revoked(session: Session, attempt_ids: Sequence[int], *, at: dt.datetime) -> None:
     """Access is gone: the GPUs may be given to others."""
     session.execute(_VOID, {"ids": list(attempt_ids)})
@@ -552,6 +575,10 @@ def revoke_failed(session: Session, attempt_id: int, *, now: dt.datetime) -> Non
         pools.withhold_occupancies(session, attempt.booking_id, ended_at=attempt.ended_at or now, at=now)
 
 
+# Over, and settled without another move: what they used is metered first.
+OVER_WITH_A_HOLD = (BookingState.FAILED, BookingState.NO_SHOW)
+
+
 def list_to_settle(session: Session, limit: int = 1000) -> list[int]:
     """Finished (or failed after running) bookings of which everything is metered."""
     unmetered = sa.exists().where(Attempt.booking_id == Booking.id, Attempt.metered_whole.is_(False))
@@ -561,7 +588,7 @@ def list_to_settle(session: Session, limit: int = 1000) -> list[int]:
             .where(
                 sa.or_(
                     Booking.state == BookingState.FINISHED,
-                    sa.and_(Booking.state == BookingState.FAILED, Booking.held_gpu_seconds > 0),
+                    sa.and_(Booking.state.in_(OVER_WITH_A_HOLD), Booking.held_gpu_seconds > 0),
                 ),
                 ~unmetered,
             )
@@ -591,7 +618,7 @@ def settle(session: Session, booking_ids: Sequence[int], *, now: dt.datetime) ->
             Booking.id.in_(booking_ids),
             sa.or_(
                 Booking.state == BookingState.FINISHED,
-                sa.and_(Booking.state == BookingState.FAILED, Booking.held_gpu_seconds > 0),
+                sa.and_(Booking.state.in_(OVER_WITH_A_HOLD), Booking.held_gpu_seconds > 0),
             ),
         )
         .order_by(Booking.id)

@@ -94,6 +94,28 @@ class FlexibleForm(BookingForm):
 FORMS: dict[str, type[BookingForm]] = {BookingKind.FIXED: FixedForm, BookingKind.FLEXIBLE: FlexibleForm}
 
 
+class ExtendForm(PortalForm):
+    agreed = HiddenField()  # the new end and the price that the person last saw
+    ends_at = MomentField(N_("New end"), [Required()])
+
+    def keep_agreed(self, end: dt.datetime, micro_yuan: int) -> None:
+        self.agreed.data = f"{int(end.timestamp())}={micro_yuan}"
+
+    def agreed_to(self) -> int | None:
+        """The price in micro-yuan that was shown for just this end; None when it was not."""
+        end, _, price = (self.agreed.data or "").partition("=")
+        seen = self.ends_at.data is not None and end == str(int(self.ends_at.data.timestamp()))
+        return int(price) if seen and price.isascii() and price.isdigit() and len(price) < 19 else None
+
+
+class TakeForm(PortalForm):
+    agreed = HiddenField()  # the price that the person saw
+
+    def agreed_to(self) -> int | None:
+        price = self.agreed.data or ""
+        return int(price) if price.isascii() and price.isdigit() and len(price) < 19 else None
+
+
 class DeclineForm(PortalForm):
     reason = TextField(
         N_("Reason"), [Required()], most=1_000, description=N_("The company reads it."), render_kw={"rows": 3}

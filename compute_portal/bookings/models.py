@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from ..db import Base, UtcDateTime, enum_type
 from ..lifecycle import Lifecycle
-from .states import LIFE, AttemptOutcome, BookingKind, BookingState
+from .states import LIFE, WAITER_LIFE, AttemptOutcome, BookingKind, BookingState, WaiterState
 
 # The condition of a small index: a cycle asks for nothing else, so that it costs the same however many wait.
 TO_DO = sa.text(
@@ -18,12 +18,7 @@ TO_DO = sa.text(
     "OR (placed_at IS NOT NULL AND granted_at IS NULL))"
 )
 
-
-# The condition of a small index: a cycle asks for nothing else, so that it costs the same however many wait.
-TO_DO = sa.text(
-    "revoked_at IS NULL AND (outcome IS NOT NULL OR handed_over_at IS NULL OR unwanted_at IS NOT NULL "
-    "OR (placed_at IS NOT NULL AND granted_at IS NULL))"
-)
+LOST = sa.text("outcome = 'failed' AND granted_at IS NOT NULL AND credited_at IS NULL")
 
 
 class Booking(Base):
@@ -50,7 +45,7 @@ class Booking(Base):
     not_before_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
     submitted_by: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"))
     submitted_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
-    tariff_id: Mapped[int | None] = mapped_column(sa.ForeignKey("tariffs.id"))  # fixed: the frozen price
+    tariff_id: Mapped[int | None] = mapped_column(sa.ForeignKey("tariffs.id"))  # fixed: its first hour's
     held_gpu_seconds: Mapped[int] = mapped_column(sa.BigInteger)
     charged_gpu_seconds: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     tries: Mapped[int] = mapped_column(server_default="0")
@@ -95,8 +90,14 @@ class Attempt(Base):
     revoke_failed_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
     outcome: Mapped[AttemptOutcome | None] = mapped_column(enum_type(AttemptOutcome, "outcome"))
     reason: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
+    # What the engine reports of it, where it does: all over its nodes, and which slice of a card each "GPU" is.
+    cpus: Mapped[int | None]
+    memory_gib: Mapped[int | None]
+    slice: Mapped[str | None] = mapped_column(sa.String(20))
     metered_until_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
     metered_whole: Mapped[bool] = mapped_column(server_default=sa.false())  # nothing more will be metered
+    warned_minutes: Mapped[int | None]  # people were told that it ends in so many minutes
+    credited_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)  # it failed: what it cost was given back
     __table_args__ = (
         sa.UniqueConstraint("booking_id", "number"),
         sa.Index(
@@ -108,7 +109,29 @@ class Attempt(Base):
             "ix_attempts_unmetered", "id",
             sqlite_where=sa.text("metered_whole = 0"), postgresql_where=sa.text("NOT metered_whole"),
         ),
+        sa.Index("ix_attempts_lost", "id", sqlite_where=LOST, postgresql_where=LOST),
     )  # fmt: skip
+
+
+class BookingPrice(Base):
+    """The price of a part of a fixed booking's window, frozen when it was confirmed. Append-only, without gaps.
+
+    A window that passes a border of the price (off-peak hours, a new price that was known) has a row for each side.
+    """
+
+    __tablename__ = "booking_prices"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    booking_id: Mapped[int] = mapped_column(sa.ForeignKey("bookings.id"))
+    starts_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    ends_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    tariff_id: Mapped[int] = mapped_column(sa.ForeignKey("tariffs.id"))
+    discount_id: Mapped[int | None] = mapped_column(sa.ForeignKey("discounts.id"))
+    weight_milli: Mapped[int]
+    __table_args__ = (
+        sa.UniqueConstraint("booking_id", "starts_at"),
+        sa.CheckConstraint("ends_at > starts_at", name="order"),
+        sa.CheckConstraint("weight_milli > 0", name="weight"),
+    )
 
 
 class Standing(Base):
@@ -122,3 +145,66 @@ class Standing(Base):
     reason: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
     expected_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
     at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+
+
+class Extension(Base):
+    """More time at the end of a fixed booking. `free`: in place of time that the city lost; settled when it is over."""
+
+    __tablename__ = "extensions"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    booking_id: Mapped[int] = mapped_column(sa.ForeignKey("bookings.id"))
+    number: Mapped[int]
+    starts_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    ends_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    gpu_seconds: Mapped[int] = mapped_column(sa.BigInteger)
+    free: Mapped[bool]
+    by_id: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"))
+    at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    credited_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    __table_args__ = (
+        sa.UniqueConstraint("booking_id", "number"),
+        sa.CheckConstraint("ends_at > starts_at AND gpu_seconds > 0", name="something"),
+    )
+
+
+class Strike(Base):
+    """A fixed booking that nobody used. Some of them within a time pause an enterprise's fixed bookings."""
+
+    __tablename__ = "strikes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    booking_id: Mapped[int] = mapped_column(sa.ForeignKey("bookings.id"), unique=True)
+    enterprise_id: Mapped[int] = mapped_column(sa.ForeignKey("enterprises.id"))
+    at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    waived_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    waived_by: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"))
+    waived_because: Mapped[str | None] = mapped_column(sa.String(400))
+    __table_args__ = (
+        sa.CheckConstraint("(waived_at IS NULL) = (waived_because IS NULL)", name="waived"),
+        sa.Index("ix_strikes_enterprise_id_at", "enterprise_id", "at"),
+    )
+
+
+class Waiter(Base):
+    """A window that was full and that somebody would take. The first who fits gets it as an option for a while."""
+
+    __tablename__ = "waiters"
+    LIFE: ClassVar[Lifecycle] = WAITER_LIFE
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[WaiterState] = mapped_column(enum_type(WaiterState, "state"))
+    enterprise_id: Mapped[int] = mapped_column(sa.ForeignKey("enterprises.id"))
+    allocation_id: Mapped[int] = mapped_column(sa.ForeignKey("allocations.id"))
+    pool_id: Mapped[int] = mapped_column(sa.ForeignKey("pools.id"))
+    title: Mapped[str] = mapped_column(sa.String(80))
+    gpus: Mapped[int]
+    starts_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    ends_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    joined_by: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"))
+    joined_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    kept_until_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)  # offered: its option lapses then
+    booking_id: Mapped[int | None] = mapped_column(sa.ForeignKey("bookings.id"))
+    __table_args__ = (
+        sa.CheckConstraint("gpus > 0 AND ends_at > starts_at", name="window"),
+        sa.CheckConstraint("state <> 'offered' OR kept_until_at IS NOT NULL", name="kept"),
+        sa.Index("ix_waiters_pool_id_state", "pool_id", "state", "id"),
+        sa.Index("ix_waiters_enterprise_id_id", "enterprise_id", "id"),
+    )

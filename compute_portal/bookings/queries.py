@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
 from .. import clock
@@ -21,8 +22,9 @@ from ..pools.models import Instruction, Limit, Pool, Tariff
 from ..pools.states import InstructionVerb
 from ..programmes.models import Programme
 from ..sentences import NotFound
-from .models import Attempt, Booking, Standing
-from .states import NOT_STARTED, ON_THE_CLUSTER, BookingState
+from . import prices
+from .models import Attempt, Booking, Standing, Waiter
+from .states import NOT_STARTED, ON_THE_CLUSTER, BookingState, WaiterState
 
 PAGE = 25
 ENDED = frozenset(BookingState) - NOT_STARTED - ON_THE_CLUSTER
@@ -135,14 +137,15 @@ def get_whole(session: Session, booking_id: int, by: Actor) -> Whole:
 
 
 def highest_price(session: Session, whole: Whole) -> int:
-    """Micro-yuan per GPU-hour: the frozen one, or the highest that a flexible booking may meet until its hours end."""
-    if whole.tariff is not None:
-        return whole.tariff.price_micro_yuan
+    """Micro-yuan per GPU-hour, discount and weight applied: the highest that the booking pays or may meet."""
+    frozen = prices.frozen(session, [whole.booking.id]).get(whole.booking.id)
+    if frozen:
+        return max(stretch.point.hour_micro_yuan for stretch in frozen)
     book = pool_queries.price_book(session, whole.pool.id)
-    if whole.booking.starts_at is not None:
-        return book.at(whole.booking.starts_at).price_micro_yuan
-    tariffs = book.between(whole.booking.submitted_at, whole.allocation.ends_at)
-    return max(tariff.price_micro_yuan for tariff in tariffs)
+    start = whole.booking.starts_at or whole.booking.submitted_at
+    end = whole.booking.ends_at or whole.allocation.ends_at
+    points = book.points(start, end, size_class=str(whole.enterprise.size_class), programme_id=whole.programme.id)
+    return max(point.hour_micro_yuan for point in points)
 
 
 def find_stop(session: Session, booking_id: int) -> Instruction | None:
@@ -260,3 +263,45 @@ def count_open(session: Session) -> int:
     """Bookings that wait or run, or are finished but not settled yet."""
     states = NOT_STARTED | ON_THE_CLUSTER | {BookingState.FINISHED}
     return session.scalar(sa.select(sa.func.count()).select_from(Booking).where(Booking.state.in_(states))) or 0
+
+
+# -- the wait-list
+
+
+@dataclass(frozen=True, slots=True)
+class WaiterRow:
+    """A window that somebody waits for; `place`: how many are before it for a time that overlaps, and itself."""
+
+    waiter: Waiter
+    pool: Pool
+    place: int
+
+
+def list_waiters(session: Session, by: Actor, now: dt.datetime) -> list[WaiterRow]:
+    """What is waited for or kept, and what came of it in the last days; open ones first."""
+    other = orm.aliased(Waiter)
+    open_ones = (WaiterState.WAITING, WaiterState.OFFERED)
+    before = (
+        sa.select(sa.func.count(other.id))
+        .where(
+            other.pool_id == Waiter.pool_id,
+            other.state.in_(open_ones),
+            other.id < Waiter.id,
+            other.starts_at < Waiter.ends_at,
+            other.ends_at > Waiter.starts_at,
+        )
+        .scalar_subquery()
+    )
+    rows = session.execute(
+        visible(
+            sa.select(Waiter, Pool, before + 1).join(Pool, Pool.id == Waiter.pool_id), Waiter.enterprise_id, by
+        )
+        .where(sa.or_(Waiter.state.in_(open_ones), Waiter.joined_at > now - dt.timedelta(days=14)))
+        .order_by(sa.case((Waiter.state.in_(open_ones), 0), else_=1), Waiter.id)
+        .limit(100)
+    )
+    return [WaiterRow(*row) for row in rows]
+
+
+def get_waiter(session: Session, waiter_id: int, by: Actor) -> Waiter:
+    return must_see(session.get(Waiter, waiter_id), by)

@@ -30,11 +30,13 @@ from ..policy import BookingPolicy
 from ..pools import queries as pool_queries
 from ..pools import service as pools
 from ..pools.availability import Availability, Placement
-from ..pools.models import Limit, Node, Pool
+from ..pools.models import Limit, Node, Pool, Tariff
+from ..pools.prices import Stretch
 from ..pools.states import BookingUnit, InstructionVerb
 from ..programmes.models import Programme
 from ..sentences import NotFound, Refusal, Sentence
-from .models import Attempt, Booking
+from . import prices, strikes
+from .models import Attempt, Booking, Strike
 from .states import NOT_STARTED, ON_THE_CLUSTER, BookingKind, BookingState
 
 OPEN_FIXED = frozenset({BookingState.SUBMITTED, BookingState.CONFIRMED})
@@ -72,6 +74,7 @@ class Quote:
     highest_micro_yuan: int
     needs_approval: bool
     price_micro_yuan: int  # of the first hour
+    off_peak_micro_yuan: int | None = None  # of an off-peak hour that it may meet
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,8 @@ class _Ground:
     enterprise: Enterprise
     limit: int | None
     capacity: int
+    own_hours: bool  # the pool has off-peak hours with a limit of their own
+    no_shows: int  # that were not waived, ever
     allowed: budgets.Allowed
 
 
@@ -100,8 +105,11 @@ def quote(session: Session, asked: BookingRequest, *, by: Actor, policy: Booking
         raise Refusal(Sentence("needs-more-hours", needed=needed, available=available + beyond), "gpus")
     if asked.kind is BookingKind.FIXED:
         _place(pool_queries.load_availability(session, ground.pool, now), ground, asked, policy)
-    lowest, highest, price = _prices(session, ground, asked, now)
-    return Quote(needed, available - needed, lowest, highest, _needs_approval(ground, needed), price)
+    found = _prices(session, ground, asked, now)
+    return Quote(
+        needed, available - needed, found.lowest, found.highest, _needs_approval(ground, needed), found.first_hour,
+        found.off_peak_hour,
+    )  # fmt: skip
 
 
 def submit(
@@ -125,7 +133,8 @@ def submit(
         pools.lock_pool(session, ground.pool.id)
     lock(session, Allocation, ground.allocation.id)
     _check(session, ground, asked, policy, now)
-    _, highest, _ = _prices(session, ground, asked, now)
+    found = _prices(session, ground, asked, now)
+    highest = found.highest
     if agreed_micro_yuan is not None and agreed_micro_yuan != highest:
         raise Refusal(Sentence("price-changed", before=agreed_micro_yuan, after=highest), "allocation_id")
     placement: Placement = ()
@@ -169,14 +178,15 @@ def submit(
         pools.changed(session, ground.pool)
     threshold = ground.programme.booking_approval_gpu_seconds
     if not _needs_approval(ground, booking.held_gpu_seconds):
-        _accept(session, booking, now=now, by=SYSTEM, why=Sentence("approved-by-rule", threshold=threshold))
+        why = Sentence("approved-by-rule", threshold=threshold)
+        _accept(session, booking, now=now, by=SYSTEM, why=why, known=found.stretches)
     return booking
 
 
 def approve(session: Session, booking_id: int, *, by: Actor, now: dt.datetime) -> Booking:
     """An operator who did not ask for it lets it through."""
     require(by, Permission.BOOKING_APPROVE)
-    booking = _locked(session, booking_id, by)
+    booking = locked(session, booking_id, by)
     _not_own(session, booking, by)
     if booking.starts_at is not None and booking.starts_at <= now:
         raise Refusal(Sentence("start-is-past"))
@@ -184,12 +194,22 @@ def approve(session: Session, booking_id: int, *, by: Actor, now: dt.datetime) -
     return booking
 
 
-def _accept(session: Session, booking: Booking, *, now: dt.datetime, by: Actor, why: Sentence | None) -> None:
-    """submitted → queued or confirmed; a fixed booking's price is frozen here."""
+def _accept(
+    session: Session,
+    booking: Booking,
+    *,
+    now: dt.datetime,
+    by: Actor,
+    why: Sentence | None,
+    known: Sequence[Stretch] = (),
+) -> None:
+    """submitted → queued or confirmed; a fixed booking's prices are frozen here, those `known` to the caller."""
     fixed = booking.kind is BookingKind.FIXED
     if fixed:
         assert booking.starts_at is not None
-        booking.tariff_id = pool_queries.price_book(session, booking.pool_id).at(booking.starts_at).id
+        assert booking.ends_at is not None
+        stretches = prices.freeze(session, booking, booking.starts_at, booking.ends_at, known)
+        booking.tariff_id = stretches[0].point.tariff_id
         session.flush()
     state = BookingState.CONFIRMED if fixed else BookingState.QUEUED
     move_to(session, booking, state, verb="approve", at=now, by=by, why=why)
@@ -197,7 +217,7 @@ def _accept(session: Session, booking: Booking, *, now: dt.datetime, by: Actor, 
 
 def decline(session: Session, booking_id: int, *, reason: str, by: Actor, now: dt.datetime) -> Booking:
     require(by, Permission.BOOKING_DECLINE)
-    booking = _locked(session, booking_id, by)
+    booking = locked(session, booking_id, by)
     _not_own(session, booking, by)
     if not reason.strip():
         raise Refusal(Sentence("decline-needs-reason"), "reason")
@@ -208,9 +228,12 @@ def decline(session: Session, booking_id: int, *, reason: str, by: Actor, now: d
 
 
 def cancel(session: Session, booking_id: int, *, by: Actor, now: dt.datetime, why: Sentence | None = None) -> Booking:
-    """Before it starts: the hold goes back, the GPUs are free again. Raises Refusal("booking-has-started")."""
+    """Before it starts: the hold goes back, the GPUs are free again. Raises Refusal("booking-has-started").
+
+    Free of charge: so cancels the system, and what costs nothing. What people cancel goes through `cancellations`.
+    """
     require(by, Permission.BOOKING_CANCEL)
-    booking = _locked(session, booking_id, by)
+    booking = locked(session, booking_id, by)
     if booking.state in ON_THE_CLUSTER:
         raise Refusal(Sentence("booking-has-started"))
     move_to(session, booking, BookingState.CANCELLED, verb="cancel", at=now, by=by, why=why)
@@ -223,7 +246,7 @@ def cancel(session: Session, booking_id: int, *, by: Actor, now: dt.datetime, wh
 
 def lapse(session: Session, booking_id: int, *, by: Actor, now: dt.datetime) -> Booking:
     """Nobody decided in time: everything goes back."""
-    booking = _locked(session, booking_id, by)
+    booking = locked(session, booking_id, by)
     move_to(session, booking, BookingState.LAPSED, verb="lapse", at=now, by=by, why=Sentence("nobody-decided"))
     give_back(session, booking, now=now, by=by)
     free_slot(session, booking, now=now)
@@ -252,6 +275,59 @@ def claim(session: Session, booking_id: int, *, by: Actor, now: dt.datetime) -> 
         session.flush()
         note_event(session, booking, verb="claim", at=now, by=by)
     return booking
+
+
+def check(
+    session: Session, asked: BookingRequest, *, by: Actor, policy: BookingPolicy, now: dt.datetime
+) -> Allocation:
+    """Every rule of a booking but that there is room and that there are hours. Raises Refusal at the field to blame."""
+    ground = _load(session, asked, by)
+    _check(session, ground, asked, policy, now)
+    return ground.allocation
+
+
+@dataclass(frozen=True, slots=True)
+class MoreTime:
+    """What an extension is priced and held by."""
+
+    pool: Pool
+    size_class: str
+    programme_id: int
+    overdraft_most: int  # GPU-seconds that the allocation may be overdrawn by for it
+
+
+def check_more_time(session: Session, asked: BookingRequest, *, by: Actor, now: dt.datetime) -> MoreTime:
+    """Whether an enterprise may have this much more time at the end of a fixed booking. Raises Refusal at `ends_at`."""
+    ground = _load(session, asked, by)
+    assert asked.starts_at is not None and asked.ends_at is not None
+    if ground.enterprise.state is not EnterpriseState.VERIFIED:
+        raise Refusal(Sentence("enterprise-not-verified"), "ends_at")
+    if ground.allocation.state is not AllocationState.ACTIVE or now >= ground.allocation.ends_at:
+        raise Refusal(Sentence("allocation-not-active"), "ends_at")
+    if asked.ends_at > ground.allocation.ends_at:
+        raise Refusal(Sentence("after-the-allocation", last=ground.allocation.ends_on), "ends_at")
+    limits = _limits(session, ground, asked.starts_at, asked.ends_at)
+    mine = _own_windows(session, ground, now) if any(limit is not None for _first, _last, limit in limits) else []
+    for first, last, limit in limits:
+        used = _peak(mine, first, last)
+        if limit is not None and used + asked.gpus > limit:
+            raise Refusal(Sentence("over-the-limit-then", asked=asked.gpus, limit=limit, used=used), "ends_at")
+    overdraft_most = _overdraft_most(session, ground, _needed(asked), by)
+    return MoreTime(ground.pool, str(ground.enterprise.size_class), ground.programme.id, overdraft_most)
+
+
+def priced_for(session: Session, allocation_id: int) -> tuple[str, int]:
+    """Whose prices hold: the size class of the enterprise and the programme."""
+    size_class, programme_id = session.execute(
+        sa.select(Enterprise.size_class, Allocation.programme_id)
+        .join_from(Allocation, Enterprise, Enterprise.id == Allocation.enterprise_id)
+        .where(Allocation.id == allocation_id)
+    ).one()
+    return str(size_class), programme_id
+
+
+def allocation_of(session: Session, booking: Booking) -> Allocation:
+    return session.get_one(Allocation, booking.allocation_id)
 
 
 def give_back(session: Session, booking: Booking, *, now: dt.datetime, by: Actor) -> None:
@@ -288,7 +364,7 @@ def free_slot(session: Session, booking: Booking, *, now: dt.datetime) -> None:
         pools.changed(session, session.get_one(Pool, booking.pool_id))
 
 
-def _locked(session: Session, booking_id: int, by: Actor) -> Booking:
+def locked(session: Session, booking_id: int, by: Actor) -> Booking:
     """Pool, allocation and booking, locked in this order; the pool because an end gives GPUs back."""
     booking = must_see(session.get(Booking, booking_id), by)
     pools.lock_pool(session, booking.pool_id)
@@ -326,6 +402,10 @@ _GROUND = budgets.beside(
         .where(Limit.enterprise_id == Allocation.enterprise_id, Limit.pool_id == Allocation.pool_id)
         .scalar_subquery(),
         sa.select(sa.func.sum(Node.gpus)).where(Node.pool_id == Allocation.pool_id).scalar_subquery(),
+        sa.exists().where(Tariff.pool_id == Allocation.pool_id, Tariff.gpus_most.is_not(None)),
+        sa.select(sa.func.count(Strike.id))
+        .where(Strike.enterprise_id == Allocation.enterprise_id, Strike.waived_at.is_(None))
+        .scalar_subquery(),
     )
     .join(Pool, Pool.id == Allocation.pool_id)
     .join(Programme, Programme.id == Allocation.programme_id)
@@ -339,8 +419,9 @@ def _load(session: Session, asked: BookingRequest, by: Actor) -> _Ground:
     row = session.execute(_GROUND, {"id": asked.allocation_id, "user_id": by.user_id}).one_or_none()
     must_see(None if row is None else row[0], by)
     assert row is not None
-    allocation, pool, programme, enterprise, limit, capacity, *beside = row
-    return _Ground(allocation, pool, programme, enterprise, limit, capacity or 0, budgets.Allowed(*beside))
+    allocation, pool, programme, enterprise, limit, capacity, own_hours, no_shows, *beside = row
+    allowed = budgets.Allowed(*beside)
+    return _Ground(allocation, pool, programme, enterprise, limit, capacity or 0, bool(own_hours), no_shows, allowed)
 
 
 def _needed(asked: BookingRequest) -> int:
@@ -392,7 +473,8 @@ def _check_gpus(ground: _Ground, asked: BookingRequest) -> None:
         raise Refusal(Sentence("at-least-one-card"), "gpus")
     if asked.gpus > ground.capacity:
         raise Refusal(Sentence("more-than-the-pool", asked=asked.gpus, capacity=ground.capacity), "gpus")
-    if ground.limit is not None and asked.gpus > ground.limit:
+    hour_by_hour = ground.own_hours and asked.kind is BookingKind.FIXED
+    if ground.limit is not None and asked.gpus > ground.limit and not hour_by_hour:
         raise Refusal(Sentence("over-the-limit", asked=asked.gpus, limit=ground.limit), "gpus")
     if ground.pool.booking_unit is BookingUnit.NODE and asked.gpus % ground.pool.gpus_per_node:
         raise Refusal(Sentence("whole-nodes-only", per_node=ground.pool.gpus_per_node), "gpus")
@@ -425,14 +507,33 @@ def _check_window(
     if _needs_approval(ground, _needed(asked)) and start <= now + hours * clock.HOUR:
         threshold = ground.programme.booking_approval_gpu_seconds
         raise Refusal(Sentence("too-soon-to-decide", n=hours, threshold=threshold), "starts_at")
+    paused = None
+    if ground.no_shows >= policy.strikes_most:
+        paused = strikes.paused_until(session, ground.enterprise.id, policy, now)
+    if paused is not None:
+        raise Refusal(Sentence("paused-by-strikes", n=policy.strikes_most, until=paused), "kind")
     mine = _own_windows(session, ground, now)
     coming = sum(1 for window in mine if window.to_come)
     if coming >= policy.fixed_open_most:
         raise Refusal(Sentence("too-many-fixed", most=policy.fixed_open_most, open=coming), "kind")
-    if ground.limit is not None:
-        used = _peak(mine, start, end)
-        if used + asked.gpus > ground.limit:
-            raise Refusal(Sentence("over-the-limit-then", asked=asked.gpus, limit=ground.limit, used=used), "gpus")
+    for first, last, limit in _limits(session, ground, start, end):
+        used = _peak(mine, first, last)
+        if limit is not None and used + asked.gpus > limit:
+            raise Refusal(Sentence("over-the-limit-then", asked=asked.gpus, limit=limit, used=used), "gpus")
+
+
+def _limits(
+    session: Session, ground: _Ground, start: dt.datetime, end: dt.datetime
+) -> list[tuple[dt.datetime, dt.datetime, int | None]]:
+    """How many GPUs at once in each part of a window: off-peak hours may have a limit of their own."""
+    if not ground.own_hours:
+        return [(start, end, ground.limit)]
+    book = pool_queries.price_book(session, ground.pool.id)
+    own = {tariff.id: tariff.gpus_most for tariff in book.tariffs if tariff.gpus_most is not None}
+    return [
+        (part.starts_at, part.ends_at, own.get(part.point.tariff_id, ground.limit))
+        for part in book.stretches(start, end)
+    ]
 
 
 class _Window(NamedTuple):
@@ -525,23 +626,16 @@ def _no_room(
     return Sentence("no-room-but-later", asked=asked.gpus, free=free, at=asked.starts_at, later=at)
 
 
-def _prices(session: Session, ground: _Ground, asked: BookingRequest, now: dt.datetime) -> tuple[int, int, int]:
-    """(lowest, highest, price per GPU-hour) in micro-yuan. Fixed: one price, of the start, for the whole window.
-
-    Flexible: the tariff of each hour used, so the range runs over all tariffs it may meet until the allocation ends;
-    the lowest is what a run of no length costs under the cheapest, shown as 'at most' the highest.
-    """
+def _prices(session: Session, ground: _Ground, asked: BookingRequest, now: dt.datetime) -> prices.Prices:
+    """Fixed: each hour of the window as it will be frozen. Flexible: from the cheapest to the dearest hour it may meet
+    until the allocation ends."""
     book = pool_queries.price_book(session, ground.pool.id)
-    needed = _needed(asked)
+    size_class, programme_id = str(ground.enterprise.size_class), ground.programme.id
     if asked.kind is BookingKind.FIXED:
-        assert asked.starts_at is not None
-        price = book.at(asked.starts_at).price_micro_yuan
-        amount = units.amount_micro_yuan(needed, price)
-        return amount, amount, price
+        assert asked.starts_at is not None and asked.ends_at is not None
+        return prices.of_window(
+            book, asked.starts_at, asked.ends_at, asked.gpus, size_class=size_class, programme_id=programme_id
+        )
     earliest = max(now, asked.not_before_at or now, ground.allocation.starts_at)
-    prices = [tariff.price_micro_yuan for tariff in book.between(earliest, ground.allocation.ends_at)]
-    return (
-        units.amount_micro_yuan(needed, min(prices)),
-        units.amount_micro_yuan(needed, max(prices)),
-        prices[0],
-    )
+    latest = ground.allocation.ends_at
+    return prices.of_run(book, earliest, latest, _needed(asked), size_class=size_class, programme_id=programme_id)

@@ -48,6 +48,28 @@ OPEN = NOT_STARTED | ON_THE_CLUSTER
 UPCOMING = NOT_STARTED
 
 
+class WaiterState(enum.StrEnum):
+    """Somebody waits for a window that was full; `offered`: its GPUs are kept for them until an instant."""
+
+    WAITING = "waiting"
+    OFFERED = "offered"
+    BOOKED = "booked"
+    LAPSED = "lapsed"  # did not take it in time: the next one's turn
+    LEFT = "left"
+    OVER = "over"  # the window began without room
+
+
+W = WaiterState
+WAITER_LIFE = Lifecycle(
+    "waiter",
+    WaiterState,
+    {
+        W.WAITING: frozenset({W.OFFERED, W.LEFT, W.OVER}),
+        W.OFFERED: frozenset({W.BOOKED, W.LAPSED, W.LEFT}),
+    },
+)
+
+
 class AttemptOutcome(enum.StrEnum):
     ENDED = "ended"  # reached its end or was stopped by a person
     FAILED = "failed"  # the engine or the access hook could not give it

@@ -21,14 +21,15 @@ from ..paging import page_of
 from ..pools import queries as pool_queries
 from ..sentences import Refusal, Sentence
 from ..signin import queries as people
-from . import queries, service
-from .forms import FORMS, PROPOSED_SECONDS, BookingForm, DeclineForm, FixedForm, propose
+from . import extending, fees, queries, service, waiting
+from .forms import FORMS, PROPOSED_SECONDS, BookingForm, DeclineForm, ExtendForm, FixedForm, TakeForm, propose
 from .models import Booking
 from .queries import Choice
 from .service import BookingRequest, Quote
-from .states import NOT_STARTED, ON_THE_CLUSTER, BookingKind, BookingState
+from .states import NOT_STARTED, ON_THE_CLUSTER, BookingKind, BookingState, WaiterState
 
 blueprint = Blueprint("bookings", __name__, template_folder="templates")
+PROPOSED_MORE = clock.HOUR
 # What a link to the form may bring along.
 IN_ADDRESS = ("allocation_id", "gpus", "starts_at", "ends_at", "longest", "not_before_at", "title")
 
@@ -89,7 +90,7 @@ def new() -> ResponseReturnValue:
     try:
         return _form_page(form, choices, asked, _quote(asked))
     except Refusal as refusal:
-        return _form_page(form, choices, instead=refusal.sentence)
+        return _form_page(form, choices, asked, instead=refusal.sentence)
 
 
 @blueprint.post("/bookings/new")
@@ -177,12 +178,27 @@ def _form_page(
         "bookings/new.html",
         form,
         chosen=chosen,
+        terms=_terms(asked),
+        wait=asked is not None and _is_full(form, instead),
         asked=asked,
         quote=quote,
         instead=instead,
         not_booked_yet=not_booked_yet,
         policy=portal().policy.bookings,
     )
+
+
+def _is_full(form: BookingForm, instead: Sentence | None) -> bool:
+    """Whether the window has no room, so that waiting for it may help."""
+    told = [instead, *(error for _field, error in form.problems)]
+    return any(isinstance(each, Sentence) and each.id in waiting.FULL for each in told)
+
+
+def _terms(asked: BookingRequest | None) -> list[fees.Term]:
+    """What cancelling would cost, in the order of time; nothing for a booking without a window."""
+    if asked is None or asked.starts_at is None:
+        return []
+    return fees.cancel_terms(asked.starts_at, portal().policy.bookings)
 
 
 # -- one booking
@@ -199,6 +215,7 @@ def _page(booking_id: int, form: DeclineForm) -> ResponseReturnValue:
     whole = queries.get_whole(read(), booking_id, by)
     booking = whole.booking
     history = list_history(read(), Booking.LIFE, booking_id)
+    policy = portal().policy.bookings
     mine = by.may(Permission.KEY_VIEW) and booking.state in NOT_STARTED | ON_THE_CLUSTER
     return show(
         "bookings/page.html",
@@ -217,10 +234,25 @@ def _page(booking_id: int, form: DeclineForm) -> ResponseReturnValue:
         not_started=booking.state in NOT_STARTED,
         on_the_cluster=booking.state in ON_THE_CLUSTER,
         decide_before=_decide_before(booking),
+        terms=[term for term in fees.cancel_terms(booking.starts_at, policy) if term.until_at > now()]
+        if booking.starts_at
+        else [],
+        claim_until=_claim_until(booking),
+        extends_from=extending.opens_at(booking, policy),
+        lost=extending.lost_seconds(read(), booking, policy) if booking.state is BookingState.RUNNING else 0,
+        cancel_address=_address("cancellations.confirm_cancel", booking_id=booking_id),
+        hand_back_address=_address("cancellations.confirm_hand_back", booking_id=booking_id),
         decide_days=portal().policy.bookings.undecided_lapses_working_days,
         price_of=units.amount_micro_yuan,
         may=lambda verb: by.may(Permission(f"booking:{verb}")),
     )
+
+
+def _claim_until(booking: Booking) -> dt.datetime | None:
+    """By when somebody must start to use a fixed booking that runs."""
+    if booking.kind is not BookingKind.FIXED or booking.started_at is None or booking.claimed_at is not None:
+        return None
+    return booking.started_at + dt.timedelta(minutes=portal().policy.bookings.claim_minutes)
 
 
 def _decide_before(booking: Booking) -> dt.datetime | None:
@@ -255,38 +287,33 @@ def decline(booking_id: int) -> ResponseReturnValue:
     )
 
 
-@blueprint.get("/bookings/<int:booking_id>/cancel")
-@allows(Permission.BOOKING_CANCEL)
-def confirm_cancel(booking_id: int) -> ResponseReturnValue:
-    return _confirm(booking_id, "bookings/cancel.html", frozenset(NOT_STARTED))
-
-
-@blueprint.post("/bookings/<int:booking_id>/cancel")
-@allows(Permission.BOOKING_CANCEL)
-def cancel(booking_id: int) -> ResponseReturnValue:
-    by, at = actor(), now()
-    return _acted(
-        booking_id,
-        lambda s: service.cancel(s, booking_id, by=by, now=at),
-        N_("The booking is cancelled; all its hours are back."),
-    )
-
-
 @blueprint.get("/bookings/<int:booking_id>/stop")
 @allows(Permission.BOOKING_STOP)
 def confirm_stop(booking_id: int) -> ResponseReturnValue:
+    if instead := _hands_back_instead(booking_id):
+        return redirect(instead)
     return _confirm(booking_id, "bookings/stop.html", ON_THE_CLUSTER - {BookingState.STOPPING})
 
 
 @blueprint.post("/bookings/<int:booking_id>/stop")
 @allows(Permission.BOOKING_STOP)
 def stop(booking_id: int) -> ResponseReturnValue:
+    if instead := _hands_back_instead(booking_id):
+        return redirect(instead)
     by, at = actor(), now()
     return _acted(
         booking_id,
         lambda s: service.stop(s, booking_id, by=by, now=at),
         N_("The scheduler is asked to stop it and does so within seconds."),
     )
+
+
+def _hands_back_instead(booking_id: int) -> str | None:
+    """A fixed booking that runs is charged for its whole window: who ends it early hands the rest back."""
+    booking = queries.get_booking(read(), booking_id, actor())
+    if booking.kind is not BookingKind.FIXED or booking.state is not BookingState.RUNNING:
+        return None
+    return _address("cancellations.confirm_hand_back", booking_id=booking_id)
 
 
 @blueprint.post("/bookings/<int:booking_id>/claim")
@@ -296,6 +323,157 @@ def claim(booking_id: int) -> ResponseReturnValue:
     return _acted(
         booking_id, lambda s: service.claim(s, booking_id, by=by, now=at), N_("Noted: you have started using it.")
     )
+
+
+# -- more time
+
+
+@blueprint.get("/bookings/<int:booking_id>/extend")
+@allows(Permission.BOOKING_EXTEND)
+def confirm_extend(booking_id: int) -> ResponseReturnValue:
+    return _extend_page(booking_id, ExtendForm())
+
+
+@blueprint.post("/bookings/<int:booking_id>/extend")
+@allows(Permission.BOOKING_EXTEND)
+def extend(booking_id: int) -> ResponseReturnValue:
+    form, by, at, policy = ExtendForm(), actor(), now(), portal().policy.bookings
+    if not form.validate():
+        return _extend_page(booking_id, form, shown=False)
+    end, agreed = form.ends_at.data, form.agreed_to()
+    if request.form.get("step") == "check" or agreed is None:
+        return _extend_page(booking_id, form)
+    try:
+        address = one_time(
+            form.form_key.data,
+            lambda s: (
+                extending.extend(
+                    s, booking_id, end, by=by, policy=policy, now=at, agreed_micro_yuan=agreed
+                ).booking_id
+            ),
+            lambda id: url_for("bookings.page", booking_id=id),
+        )
+    except Refusal as refusal:
+        form.refuse(refusal)
+        return _extend_page(booking_id, form, shown=refusal.sentence.id == "price-changed")
+    tell(Sentence("booking-extended", at=end))
+    return redirect(address)
+
+
+def _extend_page(booking_id: int, form: ExtendForm, *, shown: bool = True) -> ResponseReturnValue:
+    """The new end with its price beside it, or why there is none."""
+    whole = queries.get_whole(read(), booking_id, actor())
+    policy = portal().policy.bookings
+    if extending.opens_at(whole.booking, policy) is None:
+        return redirect(url_for("bookings.page", booking_id=booking_id))
+    ends_at = whole.booking.ends_at
+    if request.method == "GET" and ends_at is not None:
+        form.ends_at.data = clock.ceil_hour(ends_at) + PROPOSED_MORE
+    longer = None
+    if shown and form.ends_at.data is not None and not form.ends_at.errors:
+        try:
+            longer = extending.quote_extension(
+                read(), booking_id, form.ends_at.data, by=actor(), policy=policy, now=now()
+            )
+            form.keep_agreed(longer.ends_at, longer.amount_micro_yuan)
+        except Refusal as refusal:
+            form.refuse(refusal)
+    form.form_key.data = a_form_key()
+    return show("bookings/extend.html", form, whole=whole, booking=whole.booking, longer=longer, policy=policy)
+
+
+@blueprint.post("/bookings/<int:booking_id>/make-up")
+@allows(Permission.BOOKING_EXTEND)
+def make_up(booking_id: int) -> ResponseReturnValue:
+    by, at, policy = actor(), now(), portal().policy.bookings
+    return _acted(
+        booking_id,
+        lambda s: extending.make_up(s, booking_id, by=by, policy=policy, now=at).id,
+        N_("The lost time is added at the end, free of charge."),
+    )
+
+
+# -- the wait-list
+
+
+@blueprint.get("/bookings/wait-list")
+@allows(Permission.BOOKING_VIEW)
+def wait_list() -> ResponseReturnValue:
+    return show("bookings/wait_list.html", rows=queries.list_waiters(read(), actor(), now()))
+
+
+@blueprint.post("/bookings/wait-list/join")
+@allows(Permission.BOOKING_WAIT)
+def join_wait_list() -> ResponseReturnValue:
+    choices = queries.list_choices(read(), actor(), now())
+    if not choices:
+        raise Refusal(Sentence("allocation-not-active"))
+    form = _form(BookingKind.FIXED, choices)
+    if not form.validate():
+        return _form_page(form, choices)
+    asked, by, at, policy = form.to_request(), actor(), now(), portal().policy.bookings
+    try:
+        address = one_time(
+            form.form_key.data,
+            lambda s: waiting.join(s, asked, by=by, policy=policy, now=at).id,
+            lambda _id: url_for("bookings.wait_list"),
+        )
+    except Refusal as refusal:
+        form.refuse(refusal)
+        form.form_key.data = a_form_key()
+        return _form_page(form, choices, asked, None)
+    tell(Sentence("waiter-joined"))
+    return redirect(address)
+
+
+@blueprint.post("/bookings/wait-list/<int:waiter_id>/leave")
+@allows(Permission.BOOKING_WAIT)
+def leave_wait_list(waiter_id: int) -> ResponseReturnValue:
+    by, at, policy = actor(), now(), portal().policy.bookings
+    address = one_time(
+        request.form.get("form_key"),
+        lambda s: waiting.leave(s, waiter_id, by=by, policy=policy, now=at).id,
+        lambda _id: url_for("bookings.wait_list"),
+    )
+    tell(Sentence("waiter-left"))
+    return redirect(address)
+
+
+@blueprint.get("/bookings/wait-list/<int:waiter_id>/take")
+@allows(Permission.BOOKING_SUBMIT)
+def confirm_take(waiter_id: int) -> ResponseReturnValue:
+    return _take_page(waiter_id, TakeForm())
+
+
+@blueprint.post("/bookings/wait-list/<int:waiter_id>/take")
+@allows(Permission.BOOKING_SUBMIT)
+def take(waiter_id: int) -> ResponseReturnValue:
+    form, by, at, policy = TakeForm(), actor(), now(), portal().policy.bookings
+    form.validate()
+    agreed = form.agreed_to()
+    if agreed is None:
+        return _take_page(waiter_id, form)
+    try:
+        address = one_time(
+            form.form_key.data,
+            lambda s: waiting.take(s, waiter_id, by=by, policy=policy, now=at, agreed_micro_yuan=agreed).id,
+            lambda id: url_for("bookings.page", booking_id=id),
+        )
+    except Refusal as refusal:
+        form.refuse(Refusal(refusal.sentence))
+        return _take_page(waiter_id, form)
+    return redirect(address)
+
+
+def _take_page(waiter_id: int, form: TakeForm) -> ResponseReturnValue:
+    """The window that is kept, with its price."""
+    waiter = queries.get_waiter(read(), waiter_id, actor())
+    if waiter.state is not WaiterState.OFFERED:
+        return redirect(url_for("bookings.wait_list"))
+    price = waiting.price_of(read(), waiter)
+    form.agreed.data = str(price)
+    form.form_key.data = a_form_key()
+    return show("bookings/take.html", form, waiter=waiter, price=price)
 
 
 def _confirm(booking_id: int, template: str, states: frozenset[BookingState]) -> ResponseReturnValue:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from .. import clock, units
+from .. import clock
 from ..access import Actor
 from ..allocations import queries as allocations
 from ..allocations.models import IS_WAITING, Allocation, AllocationChange, Report
@@ -19,12 +19,14 @@ from ..allocations.queries import AllocationRow, ReportRow
 from ..allocations.states import WAITING, AllocationState, ChangeState, ReportState
 from ..bookings import queries as bookings
 from ..bookings.models import Booking, Standing
+from ..bookings.prices import price_point
 from ..bookings.queries import BookingRow
 from ..bookings.states import ON_THE_CLUSTER, OPEN, BookingState
 from ..enterprises.models import Enterprise, Membership
 from ..enterprises.states import EnterpriseState
 from ..lifecycle import HistoryEntry
-from ..pools.models import Limit, Maintenance, Node, NodeInterval, Occupancy, Pool, Tariff
+from ..pools.models import Discount, Limit, Maintenance, Node, NodeInterval, Occupancy, Pool, Tariff
+from ..pools.prices import to_fen
 from ..pools.states import MaintenanceState, NodeState
 from ..programmes import queries as programmes
 from ..programmes.models import Programme
@@ -33,7 +35,7 @@ from ..review.states import AppealState
 from ..signin.models import AccessLogEntry, BureauRole, SshKey, User
 from ..statements import queries as statements
 from ..statements.models import Statement
-from ..statements.queries import Totals
+from ..statements.pricing import Totals
 from ..statements.states import StatementState
 from ..usage.models import Charge, UsageRecord
 from .models import Leader, TimetableRun
@@ -86,14 +88,13 @@ class MemberDesk:
         return sum(max(0, len(things) - SHOWN) for things in self._lists)
 
 
-def member_desk(session: Session, enterprise_id: int, by: Actor, *, tax_permille: int, now: dt.datetime) -> MemberDesk:
+def member_desk(session: Session, enterprise_id: int, by: Actor, *, now: dt.datetime) -> MemberDesk:
     """Seven queries. `by` is a member or manager of this enterprise."""
     mine = _mine(session, enterprise_id, now)
     usable = allocations.list_usable(session, by, now)
     answers = allocations.list_answers(session, by, now - ANSWERED)
     keys = session.scalar(sa.select(sa.func.count()).where(SshKey.user_id == by.user_id, SshKey.removed_at.is_(None)))
     month = clock.month_of(now)
-    totals = statements.draft_totals(session, month, [enterprise_id], tax_permille)
     last = clock.day_of(now + ENDING)
     by_state = {state: [row for row in answers if row.allocation.state is state] for state in AllocationState}
     unused = [
@@ -119,7 +120,7 @@ def member_desk(session: Session, enterprise_id: int, by: Actor, *, tax_permille
         usable=usable,
         waiting=[row for row in answers if row.allocation.state in WAITING],
         week=mine[:SHOWN],
-        month=totals.get(enterprise_id),
+        month=statements.month_so_far(session, month, enterprise_id),
     )
 
 
@@ -379,18 +380,26 @@ def _open_statements(session: Session, month: str) -> list[tuple[Statement, Ente
 
 def _by_pool(session: Session, month: str) -> list[PoolMonth]:
     rows = session.execute(
-        sa.select(Pool.id, Pool.name, Tariff.price_micro_yuan, sa.func.sum(Charge.gpu_seconds))
+        sa.select(
+            Pool.id, Pool.name, Charge.weight_milli, Tariff.id, Tariff.price_micro_yuan, Discount.id, Discount.percent,
+            Discount.price_micro_yuan, sa.func.sum(Charge.gpu_seconds),
+        )
         .select_from(Charge)
         .join(Tariff, Tariff.id == Charge.tariff_id)
+        .outerjoin(Discount, Discount.id == Charge.discount_id)
         .join(Pool, Pool.id == Tariff.pool_id)
         .where(Charge.billed_in == month)
-        .group_by(Pool.id, Pool.name, Tariff.price_micro_yuan)
+        .group_by(
+            Pool.id, Pool.name, Charge.weight_milli, Tariff.id, Tariff.price_micro_yuan, Discount.id, Discount.percent,
+            Discount.price_micro_yuan,
+        )
         .order_by(Pool.name)
-    )
+    )  # fmt: skip
     found: dict[int, PoolMonth] = {}
-    for id, name, price, seconds in rows:
+    for id, name, weight, tariff_id, price, discount_id, percent, contract, seconds in rows:
+        point = price_point(tariff_id, price, discount_id, percent, contract, weight)
         before = found.get(id, PoolMonth(id, name, 0, 0))
-        amount = before.amount_micro_yuan + units.amount_micro_yuan(int(seconds), price)
+        amount = before.amount_micro_yuan + to_fen(point.contract_of(int(seconds)))
         found[id] = PoolMonth(id, name, before.gpu_seconds + int(seconds), amount)
     return list(found.values())
 
@@ -399,7 +408,9 @@ def _prices(session: Session, now: dt.datetime) -> tuple[list[Pool], list[tuple[
     """Pools that have no price today, and prices that begin on a day to come: one query."""
     today = clock.day_of(now)
     rows = session.execute(
-        sa.select(Pool, Tariff).outerjoin(Tariff, Tariff.pool_id == Pool.id).order_by(Pool.name, Tariff.from_on)
+        sa.select(Pool, Tariff)
+        .outerjoin(Tariff, sa.and_(Tariff.pool_id == Pool.id, Tariff.from_hour.is_(None)))
+        .order_by(Pool.name, Tariff.from_on)
     ).all()
     priced = {pool.id for pool, tariff in rows if tariff is not None and tariff.from_on <= today}
     without = {pool.id: pool for pool, _tariff in rows if pool.id not in priced}

@@ -50,8 +50,7 @@ def root() -> ResponseReturnValue:
 def start() -> ResponseReturnValue:
     by = actor()
     if by.enterprise_id is not None:
-        tax = portal().policy.statements.tax_permille
-        desk = queries.member_desk(read(), by.enterprise_id, by, tax_permille=tax, now=now())
+        desk = queries.member_desk(read(), by.enterprise_id, by, now=now())
         return render_template(
             "desk/member.html", desk=desk, month=clock.month_of(now()), today=clock.day_of(now()), shown=queries.SHOWN
         )

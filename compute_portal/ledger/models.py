@@ -74,4 +74,8 @@ class LedgerEntry(Base):
         ),
         sa.Index("ix_ledger_entries_from_account_id", "from_account_id"),
         sa.Index("ix_ledger_entries_to_account_id", "to_account_id"),
-    )
+        sa.Index(
+            "ix_ledger_entries_corrects_id", "corrects_id",
+            sqlite_where=sa.text("corrects_id IS NOT NULL"), postgresql_where=sa.text("corrects_id IS NOT NULL"),
+        ),
+    )  # fmt: skip

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from . import service
-from .models import Bucket, LedgerAccount, LedgerEntry
+from .models import Bucket, LedgerAccount, LedgerEntry, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,41 @@ def programme_left(session: Session, programme_ids: Iterable[int]) -> dict[int, 
     left = dict.fromkeys(owners.values(), 0)
     for owner, amount in session.execute(
         sa.select(LedgerAccount.owner, LedgerAccount.balance).where(
-            LedgerAccount.owner.in_(owners), LedgerAccount.bucket == Bucket.POOL
+            LedgerAccount.owner.in_(owners),
+            LedgerAccount.bucket == Bucket.POOL,
+            LedgerAccount.unit == Unit.GPU_SECONDS,
         )
     ):
         left[owners[owner]] = amount
+    return left
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Micro-yuan of one programme or scheme. `left` is below zero when more is owed than there is."""
+
+    budgeted: int = 0
+    committed: int = 0
+    spent: int = 0
+
+    @property
+    def left(self) -> int:
+        return self.budgeted - self.committed - self.spent
+
+
+def money_left(session: Session, owners: Iterable[str]) -> dict[str, int]:
+    """Micro-yuan left in each budget; those without accounts have nothing."""
+    left = dict.fromkeys(owners, 0)
+    for owner, amount in session.execute(
+        sa.select(LedgerAccount.owner, sa.func.sum(LedgerAccount.balance))
+        .where(
+            LedgerAccount.owner.in_(left),
+            LedgerAccount.bucket.in_((Bucket.POOL, Bucket.OVERDRAFT)),
+            LedgerAccount.unit == Unit.MICRO_YUAN,
+        )
+        .group_by(LedgerAccount.owner)
+    ):
+        left[owner] = int(amount)
     return left
 
 

@@ -1,18 +1,21 @@
 """The verbs of the ledger: each posts entries whose reference says what caused them; the same cause twice is refused.
 
-Owns: accounts, entries, balances. Does not own: why hours move (allocations, bookings, usage decide that).
-All amounts here are GPU-seconds (integers). The caller has locked the allocation's row, so an allocation's accounts
-move one verb at a time; the accounts themselves are locked by id.
+Owns: accounts, entries, balances. Does not own: why hours or money move (allocations, bookings, usage, subsidies
+decide that). All amounts are integers: GPU-seconds, and in the verbs of budgets, at the end, micro-yuan; an owner's
+accounts of one unit are others than those of the other, and the database refuses an entry between them. The caller has
+locked the allocation's or the scheme's row, so an owner's accounts move one verb at a time; the accounts themselves are
+locked by id.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import sqlalchemy as sa
+from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -38,7 +41,7 @@ def allocation(allocation_id: int) -> str:
 _ACCOUNTS, _ENTRIES = cast(sa.Table, LedgerAccount.__table__), cast(sa.Table, LedgerEntry.__table__)
 _LOCK_ACCOUNTS = (
     sa.select(_ACCOUNTS.c.owner, _ACCOUNTS.c.bucket, _ACCOUNTS.c.id, _ACCOUNTS.c.balance)
-    .where(_ACCOUNTS.c.owner.in_(sa.bindparam("owners", expanding=True)), _ACCOUNTS.c.unit == Unit.GPU_SECONDS)
+    .where(_ACCOUNTS.c.owner.in_(sa.bindparam("owners", expanding=True)), _ACCOUNTS.c.unit == sa.bindparam("unit"))
     .order_by(_ACCOUNTS.c.id)
     .with_for_update()
 )
@@ -67,26 +70,26 @@ class Leg:
     corrects_id: int | None = None
 
 
-def open_accounts(session: Session, owner: str, buckets: Iterable[Bucket]) -> None:
+def open_accounts(session: Session, owner: str, buckets: Iterable[Bucket], unit: Unit = Unit.GPU_SECONDS) -> None:
     """Create the owner's accounts; those that exist stay, also when another transaction creates them right now."""
-    present = set(session.scalars(sa.select(LedgerAccount.bucket).where(LedgerAccount.owner == owner)))
+    present = set(
+        session.scalars(sa.select(LedgerAccount.bucket).where(LedgerAccount.owner == owner, LedgerAccount.unit == unit))
+    )
     rows = [
-        {"owner": owner, "bucket": bucket, "unit": Unit.GPU_SECONDS, "balance": 0}
-        for bucket in buckets
-        if bucket not in present
+        {"owner": owner, "bucket": bucket, "unit": unit, "balance": 0} for bucket in buckets if bucket not in present
     ]
     if rows:
         insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
         session.execute(insert(LedgerAccount).values(rows).on_conflict_do_nothing())
 
 
-def lock_accounts(session: Session, *owners: str) -> dict[tuple[str, Bucket], Account]:
-    """The owners' accounts FOR UPDATE, in the order of their ids."""
-    rows = session.execute(_LOCK_ACCOUNTS, {"owners": owners})
+def lock_accounts(session: Session, *owners: str, unit: Unit = Unit.GPU_SECONDS) -> dict[tuple[str, Bucket], Account]:
+    """The owners' accounts of one unit FOR UPDATE, in the order of their ids."""
+    rows = session.execute(_LOCK_ACCOUNTS, {"owners": owners, "unit": unit})
     return {(owner, bucket): Account(id, balance) for owner, bucket, id, balance in rows}
 
 
-def post(session: Session, legs: Sequence[Leg], *, at: dt.datetime, by: Actor) -> None:
+def post(session: Session, legs: Sequence[Leg], *, at: dt.datetime, by: Actor, unit: Unit = Unit.GPU_SECONDS) -> None:
     """Write the entries and move the balances. The accounts must be locked by this transaction.
 
     `Account.balance` is kept true while legs are planned (see `plan`), so that one verb can split by what is left.
@@ -103,7 +106,7 @@ def post(session: Session, legs: Sequence[Leg], *, at: dt.datetime, by: Actor) -
                 "reference": leg.reference,
                 "leg": number,
                 "verb": leg.verb,
-                "unit": Unit.GPU_SECONDS,
+                "unit": unit,
                 "from_account_id": leg.source.id,
                 "to_account_id": leg.target.id,
                 "amount": leg.amount,
@@ -311,3 +314,154 @@ def correct(
         raise Refusal(Sentence("correct-too-much", asked=amount, left=max(0, left)), field="amount")
     used, available = accounts[owner, Bucket.USED], accounts[owner, Bucket.AVAILABLE]
     post(session, [Leg(reference, "correct", used, available, amount, why, entry_id)], at=at, by=by)
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """So many GPU-seconds of what was charged under the reference `charged`."""
+
+    charged: str
+    amount: int
+    reference: str
+
+
+def credit(
+    session: Session,
+    allocation_id: int,
+    credits: Sequence[Credit],
+    *,
+    ended: bool,
+    why: Sentence,
+    at: dt.datetime,
+    by: Actor,
+) -> None:
+    """used → available; of an allocation that has ended → expired. What is overdrawn is repaid first.
+
+    Each names the entries that it gives back, the last leg first. Refusal("correct-too-much") beyond what is left.
+    """
+    owner = allocation(allocation_id)
+    accounts = lock_accounts(session, owner)
+    used, overdraft = accounts[owner, Bucket.USED], accounts[owner, Bucket.OVERDRAFT]
+    target = accounts[owner, Bucket.EXPIRED if ended else Bucket.AVAILABLE]
+    left = _left_of(session, {each.charged for each in credits})
+    legs: list[Leg] = []
+    for each in credits:
+        entries = left.get(each.charged, [])
+        whole = sum(entry.balance for entry in entries)
+        if not 0 < each.amount <= whole:
+            raise Refusal(Sentence("correct-too-much", asked=each.amount, left=whole), field="amount")
+        rest = each.amount
+        for entry in entries:
+            part = min(rest, entry.balance)
+            entry.balance -= part
+            rest -= part
+            repaid = min(part, max(0, -overdraft.balance))
+            for account, amount in ((overdraft, repaid), (target, part - repaid)):
+                for leg in plan(each.reference, "correct", used, account, amount, why):
+                    legs.append(replace(leg, corrects_id=entry.id))
+    post(session, legs, at=at, by=by)
+
+
+def _left_of(session: Session, references: set[str]) -> dict[str, list[Account]]:
+    """The entries that charged these, the last leg first, with what no correction has given back yet."""
+    back = orm.aliased(LedgerEntry)
+    given = sa.select(sa.func.sum(back.amount)).where(back.corrects_id == LedgerEntry.id).scalar_subquery()
+    rows = session.execute(
+        sa.select(LedgerEntry.reference, LedgerEntry.id, LedgerEntry.amount - sa.func.coalesce(given, 0))
+        .where(LedgerEntry.reference.in_(references), LedgerEntry.verb == "charge")
+        .order_by(LedgerEntry.reference, LedgerEntry.leg.desc())
+    )
+    found: dict[str, list[Account]] = {}
+    for reference, id, amount in rows:
+        found.setdefault(reference, []).append(Account(id, int(amount)))
+    return found
+
+
+# -- budgets: micro-yuan ----------------------------------------------------------------------------------------------
+
+BUDGET_BUCKETS = (Bucket.POOL, Bucket.HELD, Bucket.USED, Bucket.OVERDRAFT)
+
+
+def scheme(scheme_id: int) -> str:
+    return f"scheme:{scheme_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """So much of one owner's budget, in micro-yuan; `beyond`: also when the budget is used up, because it is owed."""
+
+    owner: str
+    amount: int
+    reference: str
+    beyond: bool = False
+
+
+def open_budget(session: Session, owner: str) -> None:
+    """The accounts of a programme's or scheme's money, beside its hours."""
+    open_accounts(session, BUREAU, [Bucket.SOURCE], Unit.MICRO_YUAN)
+    open_accounts(session, owner, BUDGET_BUCKETS, Unit.MICRO_YUAN)
+
+
+def fund_budget(session: Session, owner: str, amount: int, *, reference: str, at: dt.datetime, by: Actor) -> None:
+    """source → pool: the bureau opens or adds to a budget; what was owed beyond it is repaid first."""
+    open_budget(session, owner)
+    accounts = _lock_money(session, BUREAU, owner)
+    source = accounts[BUREAU, Bucket.SOURCE]
+    repaid = min(amount, max(0, -accounts[owner, Bucket.OVERDRAFT].balance))
+    legs = plan(reference, "fund", source, accounts[owner, Bucket.OVERDRAFT], repaid)
+    legs += plan(reference, "fund", source, accounts[owner, Bucket.POOL], amount - repaid)
+    post(session, legs, at=at, by=by, unit=Unit.MICRO_YUAN)
+
+
+def commit(session: Session, payments: Sequence[Payment], *, at: dt.datetime, by: Actor) -> None:
+    """pool → held: promised to somebody. Refusal("budget-too-small") when the pool has less."""
+    accounts = _lock_money(session, *{each.owner for each in payments})
+    legs: list[Leg] = []
+    for each in payments:
+        pool, held = accounts[each.owner, Bucket.POOL], accounts[each.owner, Bucket.HELD]
+        if pool.balance < each.amount and not each.beyond:
+            raise Refusal(Sentence("budget-too-small", asked=each.amount, left=pool.balance))
+        there = min(each.amount, pool.balance)
+        legs += plan(each.reference, "commit", pool, held, there)
+        legs += plan(each.reference, "commit", accounts[each.owner, Bucket.OVERDRAFT], held, each.amount - there)
+    post(session, legs, at=at, by=by, unit=Unit.MICRO_YUAN)
+
+
+def give_up(session: Session, payments: Sequence[Payment], *, at: dt.datetime, by: Actor) -> None:
+    """held → pool: what was promised is not paid. A credit that finds too little there: used → pool.
+
+    held + used is what stands of all promises, and what is left is exact, at every instant.
+    """
+    accounts = _lock_money(session, *{each.owner for each in payments})
+    legs: list[Leg] = []
+    for each in payments:
+        held = min(each.amount, accounts[each.owner, Bucket.HELD].balance)
+        legs += _back(accounts, each, "release", Bucket.HELD, held)
+        legs += _back(accounts, each, "refund", Bucket.USED, each.amount - held)
+    post(session, legs, at=at, by=by, unit=Unit.MICRO_YUAN)
+
+
+def spend(session: Session, payments: Sequence[Payment], *, at: dt.datetime, by: Actor) -> None:
+    """held → used: paid. What a credit took out of held meanwhile is not there any more, and is not paid."""
+    accounts = _lock_money(session, *{each.owner for each in payments})
+    legs: list[Leg] = []
+    for each in payments:
+        held = accounts[each.owner, Bucket.HELD]
+        amount = min(each.amount, held.balance)
+        legs += plan(each.reference, "spend", held, accounts[each.owner, Bucket.USED], amount)
+    post(session, legs, at=at, by=by, unit=Unit.MICRO_YUAN)
+
+
+def _back(
+    accounts: dict[tuple[str, Bucket], Account], payment: Payment, verb: str, source: Bucket, amount: int
+) -> list[Leg]:
+    """source → pool; what was owed beyond the budget is repaid first."""
+    owner = payment.owner
+    overdraft = accounts[owner, Bucket.OVERDRAFT]
+    repaid = min(amount, max(0, -overdraft.balance))
+    legs = plan(payment.reference, verb, accounts[owner, source], overdraft, repaid)
+    return legs + plan(payment.reference, verb, accounts[owner, source], accounts[owner, Bucket.POOL], amount - repaid)
+
+
+def _lock_money(session: Session, *owners: str) -> dict[tuple[str, Bucket], Account]:
+    return lock_accounts(session, *owners, unit=Unit.MICRO_YUAN)

@@ -226,6 +226,11 @@ class Availability:
             placed.append((self._index_of(node_id), mask))
         return tuple((self._ids[index], mask) for index, mask in sorted(placed))
 
+    def are_free(self, placement: Placement, start: int, end: int) -> bool:
+        """Whether just these GPUs are free throughout [start, end)."""
+        free = self._free(self._window(start, end))
+        return all(mask & ~int(free[self._index_of(node_id)]) == 0 for node_id, mask in placement)
+
     def occupy(self, placement: Placement, start: int, end: int, fixed: bool = False) -> None:
         """Take these GPUs for [start, end) in this snapshot, so that the next question sees it."""
         if start >= end:

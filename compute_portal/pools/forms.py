@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 
-from ..forms import DayField, LineField, MomentField, PortalForm, Required, TypedField, YuanField
+from wtforms import HiddenField
+
+from ..forms import CountField, DayField, LineField, MomentField, PortalForm, Required, TypedField, YuanField
 from ..language import N_
-from ..sentences import Sentence
+from ..sentences import Refusal, Sentence
 
 LONGEST_REASON = 200
 _PART = re.compile(r"(\d{1,5})(?:\s*[-–~～]\s*(\d{1,5}))?")
@@ -67,6 +70,7 @@ class WhyForm(PortalForm):
 
 
 class MaintenanceForm(PortalForm):
+    over_bookings = HiddenField()  # "yes" once the bookings that it meets were shown
     node_ids = NodesField(N_("Nodes"), [Required()])
     starts_at = MomentField(N_("Window begins"), [Required()], description=N_("For example 2026-11-20 20:00"))
     ends_at = MomentField(
@@ -77,6 +81,69 @@ class MaintenanceForm(PortalForm):
     )
 
 
+class RateField(TypedField):
+    """A rate with up to three decimals; `data` is in thousandths."""
+
+    complaint = Sentence("not-a-number", example="2.5")
+
+    def read(self, text: str) -> int:
+        try:
+            milli = Decimal(text) * 1000
+        except InvalidOperation:
+            raise ValueError(text) from None
+        if not milli.is_finite() or milli != milli.to_integral_value() or not 0 < milli <= 1_000_000:
+            raise ValueError(text)
+        return int(milli)
+
+    def write(self, value: int) -> str:
+        return f"{Decimal(value) / 1000:f}"
+
+
+class FullHourField(TypedField):
+    """'22' or '22:00'; `data` is the hour, 0 to 24."""
+
+    complaint = Sentence("not-an-hour", first=0, last=24)
+
+    def read(self, text: str) -> int:
+        hour = int(text.replace("：", ":").removesuffix(":00"))
+        if not 0 <= hour <= 24:
+            raise ValueError(text)
+        return hour
+
+    def write(self, value: int) -> str:
+        return f"{value}:00"
+
+
 class TariffForm(PortalForm):
+    """A list price: of the whole day, or with both hours an off-peak one."""
+
     from_on = DayField(N_("First day"), [Required()])
     price = YuanField(N_("Price"), [Required()], render_kw={"inputmode": "decimal"})
+    from_hour = FullHourField(N_("From"), description=N_("A full hour; empty for the whole day"))
+    until_hour = FullHourField(N_("Until"), description=N_("It may run over midnight: 22:00 to 8:00"))
+    until_on = DayField(N_("Last day"), description=N_("Empty: until further notice"))
+    gpus_most = CountField(
+        N_("Cards at once"),
+        description=N_("For fixed bookings in these hours, in place of the company’s limit"),
+        render_kw={"inputmode": "numeric"},
+    )
+
+    @property
+    def hours(self) -> tuple[int, int] | None:
+        """Raises Refusal when one of both is missing."""
+        first, until = self.from_hour.data, self.until_hour.data
+        if (first is None) != (until is None):
+            raise Refusal(Sentence("hours-need-both"), "from_hour" if first is None else "until_hour")
+        return None if first is None else (first, until)
+
+
+class EndingForm(PortalForm):
+    until_on = DayField(N_("Last day"), [Required()])
+
+
+class PoolWeightForm(PortalForm):
+    weight = RateField(N_("A GPU-hour counts"), [Required()], description=N_("1 is the yardstick; for example 2.5"))
+    slice = LineField(
+        N_("Slice"), most=20, description=N_("Empty for whole cards; for a slice its part of a card, 1g.10gb: 0.125")
+    )
+    from_on = DayField(N_("From"), [Required()], description=N_("For example 2026-12-01"))

@@ -20,6 +20,11 @@ from .states import (
     NodeState,
 )
 
+TARIFF_HOURS = (
+    "(from_hour IS NULL AND until_hour IS NULL) OR (from_hour BETWEEN 0 AND 23 AND until_hour BETWEEN 1 AND 24 "
+    "AND from_hour <> until_hour AND until_hour - from_hour < 24)"
+)
+
 
 class Pool(Base):
     """GPUs of one model. `version` grows with every change of capacity or placement: older plans are void."""
@@ -49,6 +54,8 @@ class Node(Base):
     position: Mapped[int]  # order of placement inside the pool
     name: Mapped[str] = mapped_column(sa.String(60), unique=True)
     gpus: Mapped[int]
+    cpus: Mapped[int | None]  # where the engine reports what jobs take of them
+    memory_gib: Mapped[int | None]
     state: Mapped[NodeState] = mapped_column(enum_type(NodeState, "state"))
     __table_args__ = (
         sa.UniqueConstraint("pool_id", "position"),
@@ -89,18 +96,77 @@ class Maintenance(Base):
 
 
 class Tariff(Base):
-    """The pool's price per GPU-hour from a day in Shanghai until the next one begins. Never changed, only followed."""
+    """The pool's list price per GPU-hour, from a day in Shanghai to the last one (none: open). Never changed.
+
+    With hours it is an off-peak price: in those hours of each of its days it goes before the price of the whole day.
+    `until_on` may be set once, when the next one follows or the off-peak hours end; a trigger refuses all other change,
+    and two that hold at the same time.
+    """
 
     __tablename__ = "tariffs"
     id: Mapped[int] = mapped_column(primary_key=True)
     pool_id: Mapped[int] = mapped_column(sa.ForeignKey("pools.id"))
     from_on: Mapped[dt.date]
+    until_on: Mapped[dt.date | None]  # the last day
+    from_hour: Mapped[int | None]  # 0 to 23, Shanghai
+    until_hour: Mapped[int | None]  # 1 to 24; not after `from_hour` when the hours run over midnight
+    gpus_most: Mapped[int | None]  # GPUs at once in these hours, instead of the enterprise's limit
     price_micro_yuan: Mapped[int] = mapped_column(sa.BigInteger)
     set_by: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"))
     set_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
     __table_args__ = (
-        sa.UniqueConstraint("pool_id", "from_on"),
         sa.CheckConstraint("price_micro_yuan >= 0", name="price"),
+        sa.CheckConstraint("until_on >= from_on", name="period"),
+        sa.CheckConstraint(TARIFF_HOURS, name="hours"),
+        sa.CheckConstraint("gpus_most IS NULL OR (gpus_most > 0 AND from_hour IS NOT NULL)", name="gpus_most"),
+        sa.Index("ix_tariffs_pool_id_from_on", "pool_id", "from_on"),
+    )
+
+
+class Discount(Base):
+    """A contract price of a pool in a period: for a programme, for a size class, or for both together.
+
+    A percentage off the list price, or a price in its place. Two of one scope never overlap: a trigger refuses it.
+    """
+
+    __tablename__ = "discounts"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    pool_id: Mapped[int] = mapped_column(sa.ForeignKey("pools.id"))
+    programme_id: Mapped[int | None] = mapped_column(sa.ForeignKey("programmes.id"))
+    size_class: Mapped[str | None] = mapped_column(sa.String(12))
+    from_on: Mapped[dt.date]
+    until_on: Mapped[dt.date]  # the last day
+    percent: Mapped[int | None]
+    price_micro_yuan: Mapped[int | None] = mapped_column(sa.BigInteger)
+    set_by: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"))
+    set_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    __table_args__ = (
+        sa.CheckConstraint("until_on >= from_on", name="period"),
+        sa.CheckConstraint("percent BETWEEN 1 AND 100", name="percent"),
+        sa.CheckConstraint("price_micro_yuan >= 0", name="price"),
+        sa.CheckConstraint("(percent IS NULL) <> (price_micro_yuan IS NULL)", name="one_of_both"),
+        sa.CheckConstraint("programme_id IS NOT NULL OR size_class IS NOT NULL", name="scope"),
+        sa.Index("ix_discounts_pool_id_size_class", "pool_id", "size_class"),
+    )
+
+
+class PoolWeight(Base):
+    """What an hour on the pool's cards counts from a day on, in thousandths; no row: 1,000. Append-only.
+
+    A row with a `slice` says what part of a card such a slice is: '1g.10gb' at 125 is an eighth.
+    """
+
+    __tablename__ = "pool_weights"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    pool_id: Mapped[int] = mapped_column(sa.ForeignKey("pools.id"))
+    slice: Mapped[str] = mapped_column(sa.String(20))
+    from_on: Mapped[dt.date]
+    weight_milli: Mapped[int]
+    set_by: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"))
+    set_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    __table_args__ = (
+        sa.UniqueConstraint("pool_id", "slice", "from_on"),
+        sa.CheckConstraint("weight_milli > 0", name="weight"),
     )
 
 
@@ -144,6 +210,23 @@ class Occupancy(Base):
             sqlite_where=sa.text("released_at IS NULL"), postgresql_where=sa.text("released_at IS NULL"),
         ),
     )  # fmt: skip
+
+
+class OptionPlace(Base):
+    """GPUs of a node kept for somebody on the wait-list. The row goes when the option is taken or lapses."""
+
+    __tablename__ = "option_places"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    pool_id: Mapped[int] = mapped_column(sa.ForeignKey("pools.id"), index=True)
+    node_id: Mapped[int] = mapped_column(sa.ForeignKey("nodes.id"))
+    waiter_id: Mapped[int] = mapped_column(sa.ForeignKey("waiters.id"), index=True)
+    gpu_mask: Mapped[int] = mapped_column(sa.BigInteger)
+    starts_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    ends_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    __table_args__ = (
+        sa.CheckConstraint("gpu_mask > 0", name="some_gpus"),
+        sa.CheckConstraint("ends_at > starts_at", name="order"),
+    )
 
 
 class Instruction(Base):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +14,23 @@ from sqlalchemy.orm import Session
 from .. import clock
 from ..db import Reader, UtcDateTime
 from ..lifecycle import HistoryEntry
-from ..sentences import NotFound, Refusal, Sentence
+from ..sentences import NotFound
 from ..signin.models import User
 from .availability import FOREVER, HOUR, Availability, Hours
-from .models import Instruction, Limit, Maintenance, Node, NodeInterval, Occupancy, Pool, Tariff
+from .models import (
+    Discount,
+    Instruction,
+    Limit,
+    Maintenance,
+    Node,
+    NodeInterval,
+    Occupancy,
+    OptionPlace,
+    Pool,
+    PoolWeight,
+    Tariff,
+)
+from .prices import Contract, ListPrice, PriceBook, Weight
 from .states import BookingUnit, InstructionState, MaintenanceState, NodeState
 
 # Access is taken back within moments of an end; until it is, nobody new is let onto those GPUs.
@@ -36,47 +48,88 @@ def list_pools(session: Session) -> list[Pool]:
     return list(session.scalars(sa.select(Pool).order_by(Pool.name)))
 
 
-@dataclass(frozen=True, slots=True)
-class PriceBook:
-    """A pool's tariffs in order of their first day: one price for any instant from the first on."""
-
-    tariffs: tuple[Tariff, ...]
-    starts: tuple[dt.datetime, ...]
-
-    def at(self, instant: dt.datetime) -> Tariff:
-        """Raises Refusal("no-price") before the first tariff."""
-        index = bisect_right(self.starts, instant) - 1
-        if index < 0:
-            raise Refusal(Sentence("no-price"), field="allocation_id")
-        return self.tariffs[index]
-
-    def borders(self, start: dt.datetime, end: dt.datetime) -> list[dt.datetime]:
-        """Instants strictly inside the interval at which the price changes."""
-        return [instant for instant in self.starts if start < instant < end]
-
-    def between(self, start: dt.datetime, end: dt.datetime) -> list[Tariff]:
-        return [self.at(start), *(self.at(border) for border in self.borders(start, end))]
+# Every pass of the metering and every booking reads these: columns, not objects, and all of them at once.
+_T, _D, _W = (cast(sa.Table, model.__table__).c for model in (Tariff, Discount, PoolWeight))
 
 
-_TARIFFS = (
-    sa.select(Tariff)
-    .where(Tariff.pool_id.in_(sa.bindparam("pools", expanding=True)))
-    .order_by(Tariff.pool_id, Tariff.from_on)
-)
+def _no(kind: sa.types.TypeEngine[Any]) -> sa.ColumnElement[Any]:
+    return sa.cast(sa.null(), kind)
 
 
-def price_books(session: Session, pool_ids: Iterable[int]) -> dict[int, PriceBook]:
-    found: dict[int, list[Tariff]] = {id: [] for id in pool_ids}
-    for tariff in session.scalars(_TARIFFS, {"pools": list(found)}):
-        found[tariff.pool_id].append(tariff)
-    return {
-        id: PriceBook(tuple(tariffs), tuple(clock.start_of_day(tariff.from_on) for tariff in tariffs))
-        for id, tariffs in found.items()
-    }
+def _of_these(pool_id: sa.ColumnElement[int], number: int, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    return sa.select(pool_id, sa.literal_column(str(number)), *columns).where(
+        pool_id.in_(sa.bindparam("pools", expanding=True))
+    )
+
+
+_INT, _TEXT = sa.Integer(), sa.String()
+_BOOKS = sa.union_all(
+    _of_these(
+        _T.pool_id, 0, _T.id, _T.from_on, _T.until_on, _T.price_micro_yuan, _T.from_hour, _T.until_hour, _T.gpus_most,
+        _no(_TEXT),
+    ),
+    _of_these(
+        _D.pool_id, 1, _D.id, _D.from_on, _D.until_on, _D.price_micro_yuan, _D.programme_id, _D.percent, _no(_INT),
+        _D.size_class,
+    ),
+    _of_these(
+        _W.pool_id, 2, _W.id, _W.from_on, _no(sa.Date()), _no(sa.BigInteger()), _W.weight_milli, _no(_INT), _no(_INT),
+        _W.slice,
+    ),
+)  # fmt: skip
+
+
+def price_books(session: Reader, pool_ids: Iterable[int]) -> dict[int, PriceBook]:
+    """Every price of these pools, past and to come: one query."""
+    ids = sorted(set(pool_ids))
+    tariffs: dict[int, list[ListPrice]] = {id: [] for id in ids}
+    discounts: dict[int, list[Contract]] = {id: [] for id in ids}
+    weights: dict[int, list[Weight]] = {id: [] for id in ids}
+    for pool_id, kind, id, from_on, until_on, price, first, second, third, text in session.execute(
+        _BOOKS, {"pools": ids}
+    ):
+        if kind == 0:
+            tariffs[pool_id].append(ListPrice(id, from_on, until_on, first, second, price, third))
+        elif kind == 1:
+            discounts[pool_id].append(Contract(id, first, text, from_on, until_on, second, price))
+        else:
+            weights[pool_id].append(Weight(text, from_on, first))
+    return {id: PriceBook(tuple(tariffs[id]), tuple(discounts[id]), tuple(weights[id])) for id in ids}
 
 
 def price_book(session: Session, pool_id: int) -> PriceBook:
     return price_books(session, [pool_id])[pool_id]
+
+
+def list_tariffs(session: Session) -> list[Tariff]:
+    """Every list price, by pool; of each the newest first, those of the whole day before the off-peak ones."""
+    return list(
+        session.scalars(
+            sa.select(Tariff).order_by(Tariff.pool_id, Tariff.from_hour.is_not(None), Tariff.from_on.desc(), Tariff.id)
+        )
+    )
+
+
+def get_tariff(session: Session, tariff_id: int) -> Tariff:
+    tariff = session.get(Tariff, tariff_id)
+    if tariff is None:
+        raise NotFound
+    return tariff
+
+
+def list_weights(session: Session) -> list[PoolWeight]:
+    """Every weight, by pool and slice; of each the newest first."""
+    return list(
+        session.scalars(sa.select(PoolWeight).order_by(PoolWeight.pool_id, PoolWeight.slice, PoolWeight.from_on.desc()))
+    )
+
+
+def count_discounts(session: Session, on: dt.date) -> dict[int, int]:
+    """How many contract prices of each pool hold on a day or later."""
+    rows = session.execute(
+        sa.select(Discount.pool_id, sa.func.count()).where(Discount.until_on >= on).group_by(Discount.pool_id)
+    )
+    return {pool_id: n for pool_id, n in rows}
 
 
 def find_limit(session: Session, enterprise_id: int, pool_id: int) -> int | None:
@@ -123,11 +176,18 @@ def _occupied(released: bool, *which: sa.ColumnElement[bool]) -> sa.Select[Any]:
     ).where(_O.pool_id == sa.bindparam("pool"), *which)
 
 
+_K = cast(sa.Table, OptionPlace.__table__).c
+# What is kept for the wait-list is taken like a fixed booking, until its row goes.
+_KEPT = sa.select(
+    _K.node_id, _K.gpu_mask, _epoch(_K.starts_at), _epoch(_K.ends_at), sa.true(), sa.literal_column("1"),
+    sa.literal_column("0"),
+).where(_K.pool_id == sa.bindparam("pool"))  # fmt: skip
 # Two short walks over indexes instead of an OR that reads the pool's whole past. The second finds something only when
 # a clock was set back: released, but not over yet.
 _OCCUPIED = sa.union_all(
     _occupied(False, _O.released_at.is_(None)),
     _occupied(True, _O.released_at.is_not(None), _O.ends_at > sa.bindparam("now", type_=UtcDateTime())),
+    _KEPT,
 )
 _NODES = sa.select(_N.id, _N.gpus, _N.state).where(_N.pool_id == sa.bindparam("pool")).order_by(_N.position)
 _WINDOWS = sa.select(_M.node_ids, _M.starts_at, _M.ends_at).where(
@@ -205,6 +265,7 @@ class Picture:
     nodes: list[Node]
     uses: list[Use]
     windows: list[Maintenance]
+    kept: list[OptionPlace]  # for those on the wait-list
 
     @cached_property
     def availability(self) -> Availability:
@@ -215,7 +276,8 @@ class Picture:
             closed += [(node_id, *span) for node_id in window.node_ids]
         return Availability.from_rows(
             [(node.id, node.gpus) for node in self.nodes],
-            [(use.node_id, use.gpu_mask, int(use.starts_at.timestamp()), use.until, 0) for use in self.uses],
+            [(use.node_id, use.gpu_mask, int(use.starts_at.timestamp()), use.until, 0) for use in self.uses]
+            + [(k.node_id, k.gpu_mask, int(k.starts_at.timestamp()), int(k.ends_at.timestamp()), 1) for k in self.kept],
             closed,
             unit=self.pool.booking_unit.value,
         )
@@ -274,11 +336,14 @@ class Picture:
 
 
 def pictures(session: Session, pools: Sequence[Pool], now: dt.datetime) -> list[Picture]:
-    """Three queries, however many pools there are."""
+    """Four queries, however many pools there are."""
     ids, second = [pool.id for pool in pools], int(now.timestamp())
     nodes: dict[int, list[Node]] = {id: [] for id in ids}
     uses: dict[int, list[Use]] = {id: [] for id in ids}
     windows: dict[int, list[Maintenance]] = {id: [] for id in ids}
+    kept: dict[int, list[OptionPlace]] = {id: [] for id in ids}
+    for place in session.scalars(sa.select(OptionPlace).where(OptionPlace.pool_id.in_(ids))):
+        kept[place.pool_id].append(place)
     for node in session.scalars(sa.select(Node).where(Node.pool_id.in_(ids)).order_by(Node.position)):
         nodes[node.pool_id].append(node)
     for pool_id, node_id, booking_id, mask, starts_at, ends_at, released_at, stuck_at in session.execute(
@@ -303,7 +368,7 @@ def pictures(session: Session, pools: Sequence[Pool], now: dt.datetime) -> list[
         .order_by(Maintenance.starts_at, Maintenance.id)
     ):
         windows[window.pool_id].append(window)
-    return [Picture(pool, now, nodes[pool.id], uses[pool.id], windows[pool.id]) for pool in pools]
+    return [Picture(pool, now, nodes[pool.id], uses[pool.id], windows[pool.id], kept[pool.id]) for pool in pools]
 
 
 def get_node(session: Session, node_id: int) -> tuple[Node, Pool]:

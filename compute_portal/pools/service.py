@@ -18,7 +18,19 @@ from ..db import lock
 from ..lifecycle import begin, move_to
 from ..sentences import NotFound, Refusal, Sentence
 from .availability import Placement
-from .models import Instruction, Limit, Maintenance, Node, NodeInterval, Occupancy, Pool, Tariff
+from .models import (
+    Instruction,
+    Limit,
+    Maintenance,
+    Node,
+    NodeInterval,
+    Occupancy,
+    OptionPlace,
+    Pool,
+    PoolWeight,
+    Tariff,
+)
+from .prices import hours_meet
 from .states import BookingUnit, InstructionState, InstructionVerb, MaintenanceState, NodeState
 
 OCCUPANCIES = cast(sa.Table, Occupancy.__table__)
@@ -87,23 +99,151 @@ def add_pool(
 
 
 def set_tariff(
-    session: Session, pool_id: int, *, from_on: dt.date, price_micro_yuan: int, by: Actor, now: dt.datetime
+    session: Session,
+    pool_id: int,
+    *,
+    from_on: dt.date,
+    price_micro_yuan: int,
+    by: Actor,
+    now: dt.datetime,
+    until_on: dt.date | None = None,
+    hours: tuple[int, int] | None = None,
+    gpus_most: int | None = None,
 ) -> Tariff:
-    """The pool's price from a day on. Only the future may change; the first price of a pool may begin any day.
+    """The pool's list price from a day on: of the whole day, or of some `hours` of it (first, until; Shanghai).
 
-    Raises Refusal("tariff-needs-future") or Refusal("tariff-day-taken"), both at `from_on`.
+    The price of the whole day is open and ends when the next one begins. One for some hours may have a last day, and a
+    limit of GPUs at once in these hours. Only the future may change; the first price of a pool may begin any day.
+    Raises Refusal at `from_on`, `until_on`, `from_hour`, `until_hour` or `gpus_most`.
     """
     require(by, Permission.TARIFF_SET)
     lock_pool(session, pool_id)
-    days = set(session.scalars(sa.select(Tariff.from_on).where(Tariff.pool_id == pool_id)))
-    if days and from_on <= clock.day_of(now):
-        raise Refusal(Sentence("tariff-needs-future", first=clock.day_of(now) + dt.timedelta(days=1)), "from_on")
-    if from_on in days:
-        raise Refusal(Sentence("tariff-day-taken", day=from_on), "from_on")
-    tariff = Tariff(pool_id=pool_id, from_on=from_on, price_micro_yuan=price_micro_yuan, set_by=by.user_id, set_at=now)
+    rows = list(session.scalars(sa.select(Tariff).where(Tariff.pool_id == pool_id).order_by(Tariff.from_on)))
+    today = clock.day_of(now)
+    if rows and from_on <= today:
+        raise Refusal(Sentence("tariff-needs-future", first=today + dt.timedelta(days=1)), "from_on")
+    if hours is None:
+        if until_on is not None:
+            raise Refusal(Sentence("tariff-of-the-day-is-open"), "until_on")
+        if gpus_most is not None:
+            raise Refusal(Sentence("tariff-limit-needs-hours"), "gpus_most")
+        _follow([row for row in rows if row.from_hour is None], from_on)
+    else:
+        _check_hours(rows, hours, from_on, until_on, gpus_most)
+    session.flush()  # the one before has its last day when the trigger looks
+    first, until = hours or (None, None)
+    tariff = Tariff(
+        pool_id=pool_id,
+        from_on=from_on,
+        until_on=until_on,
+        from_hour=first,
+        until_hour=until,
+        gpus_most=gpus_most,
+        price_micro_yuan=price_micro_yuan,
+        set_by=by.user_id,
+        set_at=now,
+    )
     session.add(tariff)
     session.flush()
     return tariff
+
+
+def _follow(rows: Sequence[Tariff], from_on: dt.date) -> None:
+    """The open price of the whole day ends the day before."""
+    if not rows:
+        return
+    last = rows[-1]
+    if last.from_on == from_on:
+        raise Refusal(Sentence("tariff-day-taken", day=from_on), "from_on")
+    if last.from_on > from_on:
+        raise Refusal(Sentence("tariff-overlaps", price=last.price_micro_yuan, first=last.from_on), "from_on")
+    last.until_on = from_on - dt.timedelta(days=1)
+
+
+def _check_hours(
+    rows: Sequence[Tariff], hours: tuple[int, int], from_on: dt.date, until_on: dt.date | None, gpus_most: int | None
+) -> None:
+    first, until = hours
+    if not 0 <= first <= 23:
+        raise Refusal(Sentence("not-an-hour", first=0, last=23), "from_hour")
+    if not 1 <= until <= 24:
+        raise Refusal(Sentence("not-an-hour", first=1, last=24), "until_hour")
+    if first == until or until - first == 24:
+        raise Refusal(Sentence("hours-are-the-day"), "until_hour")
+    if until_on is not None and until_on < from_on:
+        raise Refusal(Sentence("end-day-before-start", start=from_on), "until_on")
+    if gpus_most is not None and gpus_most < 1:
+        raise Refusal(Sentence("at-least-one-card"), "gpus_most")
+    for row in rows:
+        if row.from_hour is None or row.until_hour is None:
+            continue
+        days_meet = (row.until_on is None or row.until_on >= from_on) and (until_on is None or row.from_on <= until_on)
+        if days_meet and hours_meet(first, until, row.from_hour, row.until_hour):
+            raise Refusal(
+                Sentence("tariff-hours-overlap", first=row.from_hour, until=row.until_hour, price=row.price_micro_yuan),
+                "from_hour",
+            )
+
+
+def end_tariff(session: Session, tariff_id: int, *, until_on: dt.date, by: Actor, now: dt.datetime) -> Tariff:
+    """The last day of an open off-peak price, today at the earliest. Set once.
+
+    Raises Refusal("tariff-of-the-day-is-open" | "tariff-has-ended") or Refusal("tariff-ends-in-the-past").
+    """
+    require(by, Permission.TARIFF_SET)
+    tariff = session.get(Tariff, tariff_id)
+    if tariff is None:
+        raise NotFound
+    lock_pool(session, tariff.pool_id)
+    session.refresh(tariff)
+    if tariff.from_hour is None:
+        raise Refusal(Sentence("tariff-of-the-day-is-open"), "until_on")
+    if tariff.until_on is not None:
+        raise Refusal(Sentence("tariff-has-ended", day=tariff.until_on), "until_on")
+    earliest = max(clock.day_of(now), tariff.from_on)
+    if until_on < earliest:
+        raise Refusal(Sentence("tariff-ends-too-early", first=earliest), "until_on")
+    tariff.until_on = until_on
+    session.flush()
+    return tariff
+
+
+def set_pool_weight(
+    session: Session,
+    pool_id: int,
+    *,
+    from_on: dt.date,
+    weight_milli: int,
+    by: Actor,
+    now: dt.datetime,
+    slice: str = "",
+) -> PoolWeight:
+    """What an hour on the pool's cards counts from a day on, or what part of a card a slice is; in thousandths.
+
+    Only the future may change; the first weight of a slice may begin any day. Raises Refusal at `weight`, `slice`
+    or `from_on`.
+    """
+    require(by, Permission.TARIFF_SET)
+    lock_pool(session, pool_id)
+    slice = slice.strip()
+    if not 0 < weight_milli <= (1_000 if slice else 1_000_000):
+        raise Refusal(Sentence("slice-out-of-range" if slice else "weight-out-of-range"), "weight")
+    if len(slice) > 20 or not all(letter.isascii() and (letter.isalnum() or letter in ".+-") for letter in slice):
+        raise Refusal(Sentence("not-a-slice", example="1g.10gb"), "slice")
+    days = set(
+        session.scalars(sa.select(PoolWeight.from_on).where(PoolWeight.pool_id == pool_id, PoolWeight.slice == slice))
+    )
+    today = clock.day_of(now)
+    if from_on <= today and (days or not slice):
+        raise Refusal(Sentence("weight-needs-future", first=today + dt.timedelta(days=1)), "from_on")
+    if from_on in days:
+        raise Refusal(Sentence("weight-day-taken", day=from_on), "from_on")
+    weight = PoolWeight(
+        pool_id=pool_id, slice=slice, from_on=from_on, weight_milli=weight_milli, set_by=by.user_id, set_at=now
+    )
+    session.add(weight)
+    session.flush()
+    return weight
 
 
 def change_node_state(
@@ -364,6 +504,24 @@ def vacate(session: Session, booking_id: int, *, given_until: dt.datetime | None
     else:
         cut = sa.case((Occupancy.starts_at > given_until, Occupancy.starts_at), else_=given_until)
         session.execute(mine.values(ends_at=cut))
+
+
+def keep_option(
+    session: Session, pool: Pool, waiter_id: int, placement: Placement, *, starts_at: dt.datetime, ends_at: dt.datetime
+) -> None:
+    """Keep GPUs for somebody on the wait-list. The pool is locked; the caller bumps the version."""
+    session.add_all(
+        OptionPlace(
+            pool_id=pool.id, node_id=node_id, waiter_id=waiter_id, gpu_mask=mask, starts_at=starts_at, ends_at=ends_at
+        )
+        for node_id, mask in placement
+    )
+    session.flush()
+
+
+def drop_option(session: Session, waiter_id: int) -> None:
+    """Taken, lapsed or left: its GPUs are free."""
+    session.execute(sa.delete(OptionPlace).where(OptionPlace.waiter_id == waiter_id))
 
 
 def set_limit(session: Session, enterprise_id: int, pool_id: int, gpus: int) -> None:

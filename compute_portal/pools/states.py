@@ -47,6 +47,7 @@ class InstructionVerb(enum.StrEnum):
     DRAIN = "drain"
     RESUME = "resume"
     RETRY = "retry"  # of an entry of the timetable, which runs it; the others are the cycle's
+    MOVE_END = "move_end"  # of a fixed booking: extended, or its rest handed back
 
 
 class InstructionState(enum.StrEnum):

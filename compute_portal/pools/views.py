@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flask import Blueprint, redirect, render_template, url_for
@@ -13,15 +13,17 @@ from sqlalchemy.orm import Session
 
 from .. import clock, paging
 from ..access import Permission
-from ..forms import show
+from ..bookings import maintenance as booked
+from ..forms import a_form_key, show
 from ..guard import actor, allows, now, one_time, read, tell
 from ..lifecycle import list_history
 from ..sentences import Refusal, Sentence
 from ..signin.queries import names_of
 from . import queries, service
-from .forms import MaintenanceForm, TariffForm, WhyForm
-from .models import Instruction, Node, Tariff
-from .queries import Picture, PriceBook
+from .forms import EndingForm, MaintenanceForm, PoolWeightForm, TariffForm, WhyForm
+from .models import Instruction, Node
+from .prices import ListPrice, PriceBook
+from .queries import Picture
 from .states import NodeState
 
 blueprint = Blueprint("pools", __name__, template_folder="templates")
@@ -36,16 +38,15 @@ HOURS_AHEAD = DAYS_AHEAD * 24
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What a GPU-hour costs today and what will follow; None when there is no such price."""
+    """What a GPU-hour costs today and what will follow; None when there is no such price. Off-peak hours by hour."""
 
-    today: Tariff | None
-    next: Tariff | None
+    today: ListPrice | None
+    next: ListPrice | None
+    off_peak: list[ListPrice]
 
 
 def _prices(book: PriceBook, at: dt.datetime) -> Prices:
-    begun = [tariff for tariff, start in zip(book.tariffs, book.starts, strict=True) if start <= at]
-    coming = book.tariffs[len(begun) :]
-    return Prices(begun[-1] if begun else None, coming[0] if coming else None)
+    return Prices(book.list_price(at), book.next_list_price(at), book.off_peak_prices(clock.day_of(at)))
 
 
 @blueprint.get("/pools")
@@ -228,9 +229,13 @@ def maintenance(pool_id: int) -> ResponseReturnValue:
     return _maintenance_page(pool_id, MaintenanceForm())
 
 
-def _maintenance_page(pool_id: int, form: MaintenanceForm) -> ResponseReturnValue:
+def _maintenance_page(pool_id: int, form: MaintenanceForm, clashes: Sequence[booked.Clash] = ()) -> ResponseReturnValue:
+    """`clashes` are bookings that the window meets: with them the page asks again, and names them."""
     pool = queries.get_pool(read(), pool_id)
-    return show("pools/maintenance.html", form, pool=pool, nodes=len(queries.node_ids(read(), pool_id)))
+    form.form_key.data = a_form_key()
+    return show(
+        "pools/maintenance.html", form, pool=pool, nodes=len(queries.node_ids(read(), pool_id)), clashes=clashes
+    )
 
 
 @blueprint.post("/pools/<int:pool_id>/maintenance/plan")
@@ -242,19 +247,24 @@ def plan_maintenance(pool_id: int) -> ResponseReturnValue:
         try:
             node_ids = _nodes_of(pool_id, form)
             starts_at, ends_at, reason = form.starts_at.data, form.ends_at.data, form.reason.data or ""
+            over = form.over_bookings.data == "yes"
+            clashes = booked.list_clashes(read(), node_ids, starts_at, ends_at) if starts_at < ends_at else []
+            if clashes and not over:
+                return _maintenance_page(pool_id, form, clashes)
             address = one_time(
                 form.form_key.data,
                 lambda s: (
-                    service.plan_maintenance(
+                    booked.plan(
                         s,
                         pool_id,
                         node_ids=node_ids,
                         starts_at=starts_at,
                         ends_at=ends_at,
                         reason=reason,
+                        over_bookings=over,
                         by=by,
                         now=at,
-                    ).id
+                    )[0].id
                 ),
                 lambda _id: url_for("pools.page", pool_id=pool_id, _anchor="maintenance"),
             )
@@ -297,13 +307,17 @@ def cancel_maintenance(window_id: int) -> ResponseReturnValue:
 def list_tariffs() -> ResponseReturnValue:
     pools = queries.list_pools(read())
     books = queries.price_books(read(), [pool.id for pool in pools])
+    rows, weights = queries.list_tariffs(read()), queries.list_weights(read())
+    contracts = queries.count_discounts(read(), clock.day_of(now()))
     return render_template(
         "pools/tariffs.html",
         pools=pools,
-        books=books,
+        rows={pool.id: [row for row in rows if row.pool_id == pool.id] for pool in pools},
+        weights={pool.id: [row for row in weights if row.pool_id == pool.id] for pool in pools},
+        contracts={pool.id: contracts.get(pool.id, 0) for pool in pools},
         prices={id: _prices(book, now()) for id, book in books.items()},
-        names=names_of(read(), [tariff.set_by for book in books.values() for tariff in book.tariffs]),
-        day_before=lambda day: day - dt.timedelta(days=1),
+        names=names_of(read(), [row.set_by for row in rows] + [row.set_by for row in weights]),
+        today=clock.day_of(now()),
     )
 
 
@@ -316,9 +330,11 @@ def new_tariff(pool_id: int) -> ResponseReturnValue:
 def _tariff_page(pool_id: int, form: TariffForm) -> ResponseReturnValue:
     pool = queries.get_pool(read(), pool_id)
     prices = _prices(queries.price_book(read(), pool_id), now())
-    return show(
-        "pools/tariff.html", form, pool=pool, prices=prices, tomorrow=clock.day_of(now()) + dt.timedelta(days=1)
-    )
+    return show("pools/tariff.html", form, pool=pool, prices=prices, tomorrow=_tomorrow())
+
+
+def _tomorrow() -> dt.date:
+    return clock.day_of(now()) + dt.timedelta(days=1)
 
 
 @tariffs.post("/pools/<int:pool_id>/tariff/set", endpoint="set")
@@ -327,16 +343,109 @@ def set_tariff(pool_id: int) -> ResponseReturnValue:
     pool = queries.get_pool(read(), pool_id)
     form, by, at = TariffForm(), actor(), now()
     if form.validate():
-        from_on, price = form.from_on.data, form.price.data
+        from_on, price, until_on, most = form.from_on.data, form.price.data, form.until_on.data, form.gpus_most.data
         try:
+            hours = form.hours
             address = one_time(
                 form.form_key.data,
-                lambda s: service.set_tariff(s, pool_id, from_on=from_on, price_micro_yuan=price, by=by, now=at).id,
+                lambda s: (
+                    service.set_tariff(
+                        s,
+                        pool_id,
+                        from_on=from_on,
+                        price_micro_yuan=price,
+                        until_on=until_on,
+                        hours=hours,
+                        gpus_most=most,
+                        by=by,
+                        now=at,
+                    ).id
+                ),
                 lambda _id: url_for("tariffs.index", _anchor=f"pool-{pool_id}"),
             )
         except Refusal as refusal:
             form.refuse(refusal)
         else:
-            tell(Sentence("tariff-set", pool=pool.name, price=price, day=from_on))
+            if hours is None:
+                tell(Sentence("tariff-set", pool=pool.name, price=price, day=from_on))
+            else:
+                first, until = hours
+                tell(
+                    Sentence(
+                        "tariff-off-peak-set",
+                        pool=pool.name,
+                        price=price,
+                        day=from_on,
+                        from_hour=first,
+                        until_hour=until,
+                    )
+                )
             return redirect(address)
     return _tariff_page(pool_id, form)
+
+
+@tariffs.get("/tariffs/<int:tariff_id>/end", endpoint="ending")
+@allows(Permission.TARIFF_SET)
+def ending(tariff_id: int) -> ResponseReturnValue:
+    return _ending_page(tariff_id, EndingForm())
+
+
+def _ending_page(tariff_id: int, form: EndingForm) -> ResponseReturnValue:
+    tariff = queries.get_tariff(read(), tariff_id)
+    return show("pools/ending.html", form, tariff=tariff, pool=queries.get_pool(read(), tariff.pool_id))
+
+
+@tariffs.post("/tariffs/<int:tariff_id>/end", endpoint="end")
+@allows(Permission.TARIFF_SET)
+def end_tariff(tariff_id: int) -> ResponseReturnValue:
+    pool_id = queries.get_tariff(read(), tariff_id).pool_id
+    form, by, at = EndingForm(), actor(), now()
+    if form.validate():
+        until_on = form.until_on.data
+        try:
+            address = one_time(
+                form.form_key.data,
+                lambda s: service.end_tariff(s, tariff_id, until_on=until_on, by=by, now=at).id,
+                lambda _id: url_for("tariffs.index", _anchor=f"pool-{pool_id}"),
+            )
+        except Refusal as refusal:
+            form.refuse(refusal)
+        else:
+            tell(Sentence("tariff-ended", day=until_on))
+            return redirect(address)
+    return _ending_page(tariff_id, form)
+
+
+@tariffs.get("/pools/<int:pool_id>/weight/set", endpoint="new_weight")
+@allows(Permission.TARIFF_SET)
+def new_weight(pool_id: int) -> ResponseReturnValue:
+    return _weight_page(pool_id, PoolWeightForm())
+
+
+def _weight_page(pool_id: int, form: PoolWeightForm) -> ResponseReturnValue:
+    return show("pools/weight.html", form, pool=queries.get_pool(read(), pool_id), tomorrow=_tomorrow())
+
+
+@tariffs.post("/pools/<int:pool_id>/weight/set", endpoint="set_weight")
+@allows(Permission.TARIFF_SET)
+def set_weight(pool_id: int) -> ResponseReturnValue:
+    queries.get_pool(read(), pool_id)
+    form, by, at = PoolWeightForm(), actor(), now()
+    if form.validate():
+        weight, slice, from_on = form.weight.data, form.slice.data or "", form.from_on.data
+        try:
+            address = one_time(
+                form.form_key.data,
+                lambda s: (
+                    service.set_pool_weight(
+                        s, pool_id, weight_milli=weight, slice=slice, from_on=from_on, by=by, now=at
+                    ).id
+                ),
+                lambda _id: url_for("tariffs.index", _anchor=f"pool-{pool_id}"),
+            )
+        except Refusal as refusal:
+            form.refuse(refusal)
+        else:
+            tell(Sentence("pool-weight-set", day=from_on))
+            return redirect(address)
+    return _weight_page(pool_id, form)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from wtforms import BooleanField, SelectMultipleField
@@ -18,9 +17,11 @@ from ..forms import (
     Required,
     TextField,
     TypedField,
+    YuanField,
 )
 from ..guard import language
 from ..language import N_, gettext
+from ..pools.forms import RateField
 from ..sentences import Sentence
 from .rules import SIZE_CLASSES, Rules, Track
 from .states import ATTACHMENTS, FIELDS, Asked, Decision
@@ -72,24 +73,6 @@ class DaysField(TypedField):
 
     def write(self, value: tuple[dt.date, ...]) -> str:
         return " ".join(day.isoformat() for day in value)
-
-
-class RateField(TypedField):
-    """A rate with up to three decimals; `data` is in thousandths."""
-
-    complaint = Sentence("not-a-number", example="2.5")
-
-    def read(self, text: str) -> int:
-        try:
-            milli = Decimal(text) * 1000
-        except InvalidOperation:
-            raise ValueError(text) from None
-        if not milli.is_finite() or milli != milli.to_integral_value() or not 0 < milli <= 1_000_000:
-            raise ValueError(text)
-        return int(milli)
-
-    def write(self, value: int) -> str:
-        return f"{Decimal(value) / 1000:f}"
 
 
 class _RulesFields(PortalForm):
@@ -259,9 +242,17 @@ class WeightForm(PortalForm):
     from_on = DayField(N_("From"), [Required()], description=N_("For example 2026-12-01"))
 
 
+def _or_all(value: Any) -> int | None:
+    return int(value) if value not in (None, "") else None
+
+
 class DiscountForm(PortalForm):
     pool_id = ChoiceField(N_("Pool"), [Required()], coerce=int)
-    size_class = ChoiceField(N_("Size of company"), [Required()])
-    percent = PercentField(N_("Discount"), [Required()], description=N_("Percent off the list price"))
+    size_class = ChoiceField(N_("Size of company"))
+    programme_id = ChoiceField(N_("Programme"), coerce=_or_all)
+    percent = PercentField(N_("Discount"), description=N_("Percent off the list price"))
+    price = YuanField(
+        N_("Contract price"), description=N_("In place of a percentage, before tax"), render_kw={"inputmode": "decimal"}
+    )
     from_on = DayField(N_("First day"), [Required()], description=N_("For example 2026-12-01"))
     until_on = DayField(N_("Last day"), [Required()])

@@ -64,25 +64,6 @@ class ProgrammeVersion(Base):
     __table_args__ = (sa.UniqueConstraint("programme_id", "number"),)
 
 
-class Discount(Base):
-    """A rate off the list price of a pool for a size class in a period. Two never overlap: a trigger refuses it."""
-
-    __tablename__ = "discounts"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    pool_id: Mapped[int] = mapped_column(sa.ForeignKey("pools.id"))
-    size_class: Mapped[str] = mapped_column(sa.String(12))
-    from_on: Mapped[dt.date]
-    until_on: Mapped[dt.date]  # the last day
-    percent: Mapped[int]
-    set_by: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"))
-    set_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
-    __table_args__ = (
-        sa.CheckConstraint("until_on >= from_on", name="period"),
-        sa.CheckConstraint("percent BETWEEN 1 AND 100", name="percent"),
-        sa.Index("ix_discounts_pool_id_size_class", "pool_id", "size_class"),
-    )
-
-
 class CardWeight(Base):
     """What a GPU-hour of a pool counts when hours are exchanged under a programme, from a day on. Append-only.
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from ..ledger.models import Bucket, LedgerAccount, LedgerEntry
+from ..ledger.models import Bucket, LedgerAccount, LedgerEntry, Unit
 from ..ledger.service import programme as ledger_owner
-from ..pools.models import Pool
+from ..pools.models import Discount, Pool
 from ..sentences import NotFound
-from .models import CardWeight, Discount, Programme, ProgrammePool, ProgrammeVersion
+from .models import CardWeight, Programme, ProgrammePool, ProgrammeVersion
 
 
 def get_programme(session: Session, programme_id: int) -> Programme:
@@ -61,7 +61,9 @@ def hours(session: Session, programme_ids: Iterable[int]) -> dict[int, Hours]:
     )
     rows = session.execute(
         sa.select(LedgerAccount.owner, added, LedgerAccount.balance).where(
-            LedgerAccount.owner.in_(owners), LedgerAccount.bucket == Bucket.POOL
+            LedgerAccount.owner.in_(owners),
+            LedgerAccount.bucket == Bucket.POOL,
+            LedgerAccount.unit == Unit.GPU_SECONDS,
         )
     )
     for owner, funded, left in rows:
@@ -86,7 +88,9 @@ def pools_of(session: Session, programme_ids: Iterable[int]) -> dict[int, list[P
 def list_fundings(session: Session, programme_id: int, limit: int = 100) -> list[LedgerEntry]:
     """What the bureau added, newest first."""
     account = sa.select(LedgerAccount.id).where(
-        LedgerAccount.owner == ledger_owner(programme_id), LedgerAccount.bucket == Bucket.POOL
+        LedgerAccount.owner == ledger_owner(programme_id),
+        LedgerAccount.bucket == Bucket.POOL,
+        LedgerAccount.unit == Unit.GPU_SECONDS,
     )
     return list(
         session.scalars(

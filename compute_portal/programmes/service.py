@@ -16,9 +16,9 @@ from .. import clock
 from ..access import SYSTEM, Actor, Permission, require
 from ..db import lock
 from ..ledger import service as ledger
-from ..pools.models import Pool
+from ..pools.models import Discount, Pool
 from ..sentences import NotFound, Refusal, Sentence
-from .models import CardWeight, Discount, EnterpriseShare, Programme, ProgrammePool, ProgrammeVersion
+from .models import CardWeight, EnterpriseShare, Programme, ProgrammePool, ProgrammeVersion
 from .rules import SIZE_CLASSES, Rules, Track
 
 FOR_EVER_DAYS = 3_660
@@ -204,48 +204,61 @@ def set_discount(
     session: Session,
     pool_id: int,
     *,
-    size_class: str,
     from_on: dt.date,
     until_on: dt.date,
-    percent: int,
     by: Actor,
     now: dt.datetime,
+    size_class: str | None = None,
+    programme_id: int | None = None,
+    percent: int | None = None,
+    price_micro_yuan: int | None = None,
 ) -> Discount:
-    """So many percent off a pool's list price for a size class, from the first to the last day.
+    """A contract price in a pool from the first to the last day: for a size class, a programme, or a class in one.
 
-    Raises Refusal at `from_on`, `until_on` or `percent`; one day has at most one discount of a pool and size class.
+    Either so many percent off the list price, or a price per GPU-hour in its place (never above it). One day has at
+    most one of a scope. Raises Refusal at `size_class`, `programme_id`, `from_on`, `until_on`, `percent` or `price`.
     """
     require(by, Permission.DISCOUNT_SET)
     if lock(session, Pool, pool_id) is None:
         raise NotFound
-    if size_class not in SIZE_CLASSES:
+    if size_class is not None and size_class not in SIZE_CLASSES:
         raise Refusal(Sentence("not-a-choice"), "size_class")
+    if programme_id is not None and not offers(session, programme_id, pool_id):
+        raise Refusal(Sentence("programme-has-no-such-pool"), "programme_id")
+    if size_class is None and programme_id is None:
+        raise Refusal(Sentence("discount-for-nobody"), "size_class")
     if until_on < from_on:
         raise Refusal(Sentence("end-day-before-start", start=from_on), "until_on")
     if from_on <= clock.day_of(now):
         raise Refusal(Sentence("discount-needs-future", first=clock.day_of(now) + dt.timedelta(days=1)), "from_on")
-    if not 1 <= percent <= 100:
+    if (percent is None) == (price_micro_yuan is None):
+        raise Refusal(Sentence("discount-is-one-of-both"), "percent")
+    if percent is not None and not 1 <= percent <= 100:
         raise Refusal(Sentence("not-a-percentage"), "percent")
     clash = session.scalars(
         sa.select(Discount)
         .where(
             Discount.pool_id == pool_id,
-            Discount.size_class == size_class,
+            Discount.size_class.is_not_distinct_from(size_class),
+            Discount.programme_id.is_not_distinct_from(programme_id),
             Discount.from_on <= until_on,
             Discount.until_on >= from_on,
         )
         .limit(1)
     ).first()
     if clash is not None:
-        raise Refusal(
-            Sentence("discount-overlaps", percent=clash.percent, first=clash.from_on, last=clash.until_on), "from_on"
-        )
+        days = {"first": clash.from_on, "last": clash.until_on}
+        if clash.percent is None:
+            raise Refusal(Sentence("contract-price-overlaps", price=clash.price_micro_yuan, **days), "from_on")
+        raise Refusal(Sentence("discount-overlaps", percent=clash.percent, **days), "from_on")
     discount = Discount(
         pool_id=pool_id,
+        programme_id=programme_id,
         size_class=size_class,
         from_on=from_on,
         until_on=until_on,
         percent=percent,
+        price_micro_yuan=price_micro_yuan,
         set_by=by.user_id,
         set_at=now,
     )

@@ -9,18 +9,19 @@ from flask import Blueprint, redirect, render_template, url_for
 from flask import request as http
 from flask.typing import ResponseReturnValue
 
-from .. import clock, guard, language, paging
+from .. import clock, guard, paging
 from ..access import Permission
 from ..enterprises.states import SIZE_NAMES, SizeClass
 from ..forms import PortalForm, show
 from ..guard import actor, allows, now, one_time, read, tell, transact
+from ..language import N_, gettext
 from ..pools import queries as pools
 from ..pools.models import Pool
 from ..sentences import NotFound, Refusal, Sentence
 from ..signin.queries import names_of
 from . import queries, service
 from .forms import DiscountForm, FundForm, OpenForm, ProgrammeForm, RulesForm, WeightForm
-from .models import ProgrammeVersion
+from .models import Programme, ProgrammeVersion
 from .rules import SIZE_CLASSES, Rules, usual_rules
 from .states import ATTACHMENTS, FIELDS
 
@@ -52,7 +53,7 @@ def _page(programme_id: int, form: PortalForm) -> ResponseReturnValue:
     programme = queries.get_programme(read(), programme_id)
     opened = queries.pools_of(read(), [programme_id])[programme_id]
     books = pools.price_books(read(), [pool.id for pool in opened])
-    prices = {id: book.at(now()) for id, book in books.items() if book.starts and book.starts[0] <= now()}
+    prices = {id: price for id, book in books.items() if (price := book.list_price(now())) is not None}
     fundings = queries.list_fundings(read(), programme_id) if actor().is_bureau else []
     versions = queries.list_versions(read(), programme_id)
     shown = _version(versions, http.args.get("version"))
@@ -251,34 +252,52 @@ def discounts() -> ResponseReturnValue:
 
 
 def _discounts_page(form: DiscountForm) -> ResponseReturnValue:
-    opened = pools.list_pools(read())
-    _discount_choices(form, opened)
+    opened, programmes = pools.list_pools(read()), queries.list_programmes(read())
+    _discount_choices(form, opened, programmes)
     page, rows = paging.rows_of(read(), queries.every_discount())
     return show(
-        "programmes/discounts.html", form, page=page, rows=rows, pools={pool.id: pool for pool in opened},
-        sizes=SIZE_NAMES, today=clock.day_of(now()),
-    )  # fmt: skip
+        "programmes/discounts.html",
+        form,
+        page=page,
+        rows=rows,
+        pools={pool.id: pool for pool in opened},
+        programmes={programme.id: programme for programme in programmes},
+        sizes=SIZE_NAMES,
+        today=clock.day_of(now()),
+    )
 
 
-def _discount_choices(form: DiscountForm, opened: list[Pool]) -> None:
+def _discount_choices(form: DiscountForm, opened: list[Pool], programmes: list[Programme]) -> None:
+    here = guard.language()
+    sizes = [(size, gettext(here, SIZE_NAMES[SizeClass(size)])) for size in SIZE_CLASSES]
+    names = [(each.id, (here == "en" and each.name_en) or each.name) for each in programmes]
     form.pool_id.choices = [(pool.id, pool.name) for pool in opened]
-    form.size_class.choices = [
-        (size, language.gettext(guard.language(), SIZE_NAMES[SizeClass(size)])) for size in SIZE_CLASSES
-    ]
+    form.size_class.choices = [("", gettext(here, N_("all sizes"))), *sizes]
+    form.programme_id.choices = [("", gettext(here, N_("all programmes"))), *names]
 
 
 @blueprint.post("/discounts")
 @allows(Permission.DISCOUNT_SET)
 def set_discount() -> ResponseReturnValue:
     form, by, at = DiscountForm(), actor(), now()
-    _discount_choices(form, pools.list_pools(read()))
+    _discount_choices(form, pools.list_pools(read()), queries.list_programmes(read()))
     if form.validate():
-        pool_id, size, percent = form.pool_id.data, form.size_class.data, form.percent.data
+        pool_id, size, programme_id = form.pool_id.data, form.size_class.data or None, form.programme_id.data
+        percent, price = form.percent.data, form.price.data
         from_on, until_on = form.from_on.data, form.until_on.data
         try:
             transact(
                 lambda s: service.set_discount(
-                    s, pool_id, size_class=size, from_on=from_on, until_on=until_on, percent=percent, by=by, now=at
+                    s,
+                    pool_id,
+                    size_class=size,
+                    programme_id=programme_id,
+                    from_on=from_on,
+                    until_on=until_on,
+                    percent=percent,
+                    price_micro_yuan=price,
+                    by=by,
+                    now=at,
                 )
             )
         except Refusal as refusal:

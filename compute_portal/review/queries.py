@@ -17,7 +17,7 @@ from ..allocations.models import Allocation, FairUsage
 from ..allocations.review_models import Decision, Interest, ReasonCode, RequestStep
 from ..allocations.states import WAITING, AllocationState
 from ..enterprises.models import Enterprise
-from ..ledger.models import Bucket, LedgerAccount, LedgerEntry
+from ..ledger.models import Bucket, LedgerAccount, LedgerEntry, Unit
 from ..pools.models import Node, Pool
 from ..pools.states import NodeState
 from ..programmes.models import EnterpriseShare, Programme
@@ -28,7 +28,11 @@ from .states import AppealState
 
 PAGE = 25
 OF_AN_ALLOCATION = LedgerAccount.owner == sa.literal("allocation:") + sa.cast(Allocation.id, sa.String)
-OF_THE_PROGRAMME = LedgerAccount.owner == sa.literal("programme:") + sa.cast(Allocation.programme_id, sa.String)
+# Its hours: the same owner has a budget in micro-yuan too.
+OF_THE_PROGRAMME = sa.and_(
+    LedgerAccount.owner == sa.literal("programme:") + sa.cast(Allocation.programme_id, sa.String),
+    LedgerAccount.unit == Unit.GPU_SECONDS,
+)
 OPEN_BUCKETS = (Bucket.AVAILABLE, Bucket.HELD, Bucket.WITHHELD)
 
 

@@ -1,8 +1,10 @@
-"""Statements for pages: months, lists, and the lines of a draft computed from its charges."""
+"""Statements for pages: months, lists, lines, disputes, and what is paid."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import datetime as dt
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -12,110 +14,141 @@ from .. import units
 from ..access import SYSTEM, Actor, Columns, must_see, visible
 from ..bookings.models import Booking
 from ..enterprises.models import Enterprise
-from ..pools.models import Pool, Tariff
+from ..pools.models import Pool
 from ..sentences import NotFound
-from ..usage.models import Charge
-from .models import Statement, StatementLine
-from .states import StatementState
+from ..subsidies.models import Scheme, SchemeVersion
+from ..usage.models import Charge, ChargeKind, UsageRecord
+from . import billing
+from .billing import About
+from .models import Dispute, Fapiao, Payment, Statement, StatementContent, StatementJob, StatementLine
+from .pricing import Priced, Totals
+from .states import COMPUTED, FINAL, DisputeState, StatementState
 
 PAGE = 25
+JOBS_SHOWN = 5
+NOTHING = Totals()
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One booking at one price; adjustments of earlier months apart."""
+    """One booking at one price; adjustments of earlier months apart. `id` is None while it is computed."""
 
+    id: int | None = field(compare=False)
+    position: int
     booking_id: int
     title: str
     pool_name: str
+    model: str
     gpus: int
+    allocation_id: int
+    kind: ChargeKind
     tariff_id: int
+    discount_id: int | None
+    weight_milli: int
+    scheme_version_id: int | None
     adjustment: bool
     gpu_seconds: int
     price_micro_yuan: int
+    contract_price_micro_yuan: int
+    list_micro_yuan: int
+    discount_micro_yuan: int
+    subsidy_micro_yuan: int
+    voucher_micro_yuan: int
     amount_micro_yuan: int
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    gpu_seconds: int
-    amount_micro_yuan: int
-    tax_micro_yuan: int
 
     @property
-    def payable_micro_yuan(self) -> int:
-        return self.amount_micro_yuan + self.tax_micro_yuan
-
-    def __add__(self, other: Totals) -> Totals:
-        return Totals(
-            self.gpu_seconds + other.gpu_seconds,
-            self.amount_micro_yuan + other.amount_micro_yuan,
-            self.tax_micro_yuan + other.tax_micro_yuan,
-        )
+    def relief_micro_yuan(self) -> int:
+        """Subsidy or voucher: a line has one of them at most."""
+        return self.subsidy_micro_yuan + self.voucher_micro_yuan
 
 
 def draft_lines(session: Session, enterprise_id: int, month: str) -> list[Line]:
-    """Charges billed in the month, added up by booking, tariff and adjustment; rounded once per line."""
-    rows = session.execute(
-        sa.select(
-            Charge.booking_id,
-            Booking.title,
-            Pool.name,
-            Booking.gpus,
-            Charge.tariff_id,
-            Charge.adjustment,
-            sa.func.sum(Charge.gpu_seconds),
-            Tariff.price_micro_yuan,
-        )
-        .join(Booking, Booking.id == Charge.booking_id)
-        .join(Pool, Pool.id == Booking.pool_id)
-        .join(Tariff, Tariff.id == Charge.tariff_id)
-        .where(Charge.enterprise_id == enterprise_id, Charge.billed_in == month)
-        .group_by(
-            Charge.booking_id, Booking.title, Pool.name, Booking.gpus, Charge.tariff_id, Charge.adjustment,
-            Tariff.price_micro_yuan,
-        )
-        .order_by(Charge.adjustment, Charge.booking_id, Charge.tariff_id)
-    )  # fmt: skip
+    """Charges billed in the month, added up by booking, kind and price; rounded once per line."""
+    months = billing.price_months(session, month, [enterprise_id])
     return [
-        Line(
-            booking_id, title, pool, gpus, tariff_id, adjustment, int(seconds), price,
-            units.amount_micro_yuan(int(seconds), price),
+        _computed(position, line, months.about[line.group.booking_id])
+        for position, line in enumerate(months.lines.get(enterprise_id, ()), 1)
+    ]
+
+
+def _computed(position: int, line: Priced, about: About) -> Line:
+    group, price = line.group, line.group.price
+    return Line(
+        None, position, group.booking_id, about.title, about.pool_name, group.model, about.gpus, group.allocation_id,
+        group.kind, price.tariff_id, price.discount_id, price.weight_milli, line.scheme_version_id, group.adjustment,
+        group.gpu_seconds, price.list_micro_yuan, price.contract_micro_yuan, line.list_micro_yuan,
+        line.discount_micro_yuan, line.subsidy_micro_yuan, line.voucher_micro_yuan, line.net_micro_yuan,
+    )  # fmt: skip
+
+
+def _frozen() -> sa.Select[StatementLine, str, str, str, int, int]:
+    return (
+        sa.select(StatementLine, Booking.title, Pool.name, Pool.model, Booking.gpus, Booking.allocation_id)
+        .join(
+            Statement, sa.and_(Statement.id == StatementLine.statement_id, Statement.closing == StatementLine.closing)
         )
-        for booking_id, title, pool, gpus, tariff_id, adjustment, seconds, price in rows
-    ]  # fmt: skip
+        .join(Booking, Booking.id == StatementLine.booking_id)
+        .join(Pool, Pool.id == Booking.pool_id)
+    )
+
+
+def _as_line(line: StatementLine, title: str, pool: str, model: str, gpus: int, allocation_id: int) -> Line:
+    return Line(
+        line.id, line.position, line.booking_id, title, pool, model, gpus, allocation_id, line.kind, line.tariff_id,
+        line.discount_id, line.weight_milli, line.scheme_version_id, line.adjustment, line.gpu_seconds,
+        line.price_micro_yuan, line.contract_price_micro_yuan, line.list_micro_yuan, line.discount_micro_yuan,
+        line.subsidy_micro_yuan, line.voucher_micro_yuan, line.amount_micro_yuan,
+    )  # fmt: skip
 
 
 def frozen_lines(session: Session, statement_id: int) -> list[Line]:
-    rows = session.execute(
-        sa.select(StatementLine, Booking.title, Pool.name, Booking.gpus)
-        .join(Booking, Booking.id == StatementLine.booking_id)
-        .join(Pool, Pool.id == Booking.pool_id)
-        .where(StatementLine.statement_id == statement_id)
-        .order_by(StatementLine.adjustment, StatementLine.booking_id, StatementLine.tariff_id)
-    )
-    return [
-        Line(
-            line.booking_id, title, pool, gpus, line.tariff_id, line.adjustment, line.gpu_seconds,
-            line.price_micro_yuan, line.amount_micro_yuan,
-        )
-        for line, title, pool, gpus in rows
-    ]  # fmt: skip
+    """As the month was closed the last time."""
+    rows = session.execute(_frozen().where(StatementLine.statement_id == statement_id).order_by(StatementLine.position))
+    return [_as_line(*row) for row in rows]
+
+
+def find_line(session: Session, line_id: int) -> tuple[int, Line] | None:
+    """A frozen line and the id of its statement; None for one of an earlier closing. Whoever asks may not see it."""
+    row = session.execute(_frozen().where(StatementLine.id == line_id)).one_or_none()
+    return None if row is None else (row[0].statement_id, _as_line(*row))
 
 
 def lines_of(session: Session, statement: Statement) -> list[Line]:
-    if statement.state is StatementState.DRAFT:
+    if statement.state in COMPUTED:
         return draft_lines(session, statement.enterprise_id, statement.month)
     return frozen_lines(session, statement.id)
 
 
 def totals_of(statement: Statement, lines: list[Line]) -> Totals:
     """Frozen when closed; of a draft computed from its lines, with tax once on the total."""
-    if statement.state is not StatementState.DRAFT:
-        return Totals(statement.gpu_seconds, statement.amount_micro_yuan, statement.tax_micro_yuan)
-    amount = sum(line.amount_micro_yuan for line in lines)
-    tax = units.tax_micro_yuan(amount, statement.tax_permille)
-    return Totals(sum(line.gpu_seconds for line in lines), amount, tax)
+    if statement.state not in COMPUTED:
+        return Totals(
+            statement.gpu_seconds, statement.amount_micro_yuan, statement.tax_micro_yuan, statement.list_micro_yuan,
+            statement.discount_micro_yuan, statement.subsidy_micro_yuan, statement.voucher_micro_yuan,
+        )  # fmt: skip
+    net = sum(line.amount_micro_yuan for line in lines)
+    return Totals(
+        sum(line.gpu_seconds for line in lines),
+        net,
+        units.tax_micro_yuan(net, statement.tax_permille),
+        sum(line.list_micro_yuan for line in lines),
+        sum(line.discount_micro_yuan for line in lines),
+        sum(line.subsidy_micro_yuan for line in lines),
+        sum(line.voucher_micro_yuan for line in lines),
+    )
+
+
+def names_of_schemes(session: Session, version_ids: Iterable[int | None]) -> dict[int, tuple[str, str | None]]:
+    """Names of the schemes by the ids of their versions."""
+    ids = {id for id in version_ids if id is not None}
+    if not ids:
+        return {}
+    rows = session.execute(
+        sa.select(SchemeVersion.id, Scheme.name, Scheme.name_en)
+        .join(Scheme, Scheme.id == SchemeVersion.scheme_id)
+        .where(SchemeVersion.id.in_(ids))
+    )
+    return {id: (name, name_en) for id, name, name_en in rows}
 
 
 def list_months(session: Session, by: Actor, limit: int = 24) -> list[str]:
@@ -124,29 +157,89 @@ def list_months(session: Session, by: Actor, limit: int = 24) -> list[str]:
     return list(session.scalars(visible(query, Statement.enterprise_id, by)))
 
 
-def sums_by_state(session: Session, month: str) -> dict[StatementState, tuple[int, Totals]]:
-    """How many statements of the month are in each state, and what is frozen in them (of drafts: nothing)."""
-    rows = session.execute(
-        sa.select(
-            Statement.state,
-            sa.func.count(),
-            sa.func.sum(Statement.gpu_seconds),
-            sa.func.sum(Statement.amount_micro_yuan),
-            sa.func.sum(Statement.tax_micro_yuan),
-        )
-        .where(Statement.month == month)
-        .group_by(Statement.state)
+_SUMS = tuple(
+    sa.func.sum(column)
+    for column in (
+        Statement.gpu_seconds, Statement.amount_micro_yuan, Statement.tax_micro_yuan, Statement.list_micro_yuan,
+        Statement.discount_micro_yuan, Statement.subsidy_micro_yuan, Statement.voucher_micro_yuan,
     )
-    return {state: (n, Totals(int(seconds), int(amount), int(tax))) for state, n, seconds, amount, tax in rows}
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Which:
-    """What a list of statements is narrowed to; None leaves it open. `find` is part of a name, code or number."""
+    """What a list of statements is narrowed to; None leaves it open. `find` is part of a name, code or number.
+
+    `only`: 'missing' metering, 'disputed', 'overdue', 'ready' to be issued.
+    """
 
     month: str | None = None
     state: StatementState | None = None
     find: str = ""
+    only: str | None = None
+    today: dt.date | None = None
+
+
+ONLY = ("ready", "missing", "disputed", "overdue")
+
+
+def _of_kind(only: str, today: dt.date | None) -> sa.ColumnElement[bool]:
+    if only == "ready":
+        return sa.and_(Statement.state == StatementState.APPROVED, _without_gap())
+    if only == "missing":
+        return sa.and_(Statement.incomplete_since.is_not(None), Statement.state.not_in(FINAL))
+    if only == "disputed":
+        return Statement.id.in_(sa.select(Dispute.statement_id).where(Dispute.state == DisputeState.OPENED))
+    return sa.and_(Statement.state == StatementState.ISSUED, Statement.pay_until_on < today, _owed() > 0)
+
+
+def _without_gap() -> sa.ColumnElement[bool]:
+    return sa.or_(Statement.incomplete_since.is_(None), Statement.gap_confirmed_at.is_not(None))
+
+
+def _paid() -> sa.ScalarSelect[int]:
+    return (
+        sa.select(sa.func.coalesce(sa.func.sum(Payment.amount_micro_yuan), 0))
+        .where(Payment.statement_id == Statement.id)
+        .scalar_subquery()
+    )
+
+
+def _owed() -> sa.ColumnElement[int]:
+    """What is not paid yet. A line in dispute need not be paid: its net amount with its part of the tax, cut."""
+    disputed = (
+        sa.select(sa.func.coalesce(sa.func.sum(StatementLine.amount_micro_yuan), 0))
+        .join(Dispute, Dispute.line_id == StatementLine.id)
+        .where(Dispute.statement_id == Statement.id, Dispute.state == DisputeState.OPENED)
+        .scalar_subquery()
+    )
+    with_tax = disputed + disputed * Statement.tax_permille / 1000
+    return Statement.amount_micro_yuan + Statement.tax_micro_yuan - with_tax - _paid()
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A month: how many statements in each state, what is frozen in them, and how many ask for something."""
+
+    counts: dict[StatementState, int]
+    closed: Totals
+    only: dict[str, int]
+
+
+def overview(session: Session, month: str, today: dt.date) -> Overview:
+    """One query. Drafts count, but nothing is frozen in them."""
+    asks = [sa.func.coalesce(sa.func.sum(sa.case((_of_kind(only, today), 1), else_=0)), 0) for only in ONLY]
+    rows = session.execute(
+        sa.select(Statement.state, sa.func.count(), *_SUMS, *asks)
+        .where(Statement.month == month)
+        .group_by(Statement.state)
+    ).all()
+    closed = (Totals(*(int(each) for each in row[2 : 2 + len(_SUMS)])) for row in rows if row[0] not in COMPUTED)
+    return Overview(
+        {row[0]: row[1] for row in rows},
+        sum(closed, NOTHING),
+        {only: sum(int(row[2 + len(_SUMS) + index]) for row in rows) for index, only in enumerate(ONLY)},
+    )
 
 
 def _narrow(query: sa.Select[*Columns], which: Which, by: Actor) -> sa.Select[*Columns]:
@@ -159,6 +252,8 @@ def _narrow(query: sa.Select[*Columns], which: Which, by: Actor) -> sa.Select[*C
         query = query.where(Statement.month == which.month)
     if which.state is not None:
         query = query.where(Statement.state == which.state)
+    if which.only is not None:
+        query = query.where(_of_kind(which.only, which.today))
     if which.find:
         query = query.where(
             sa.or_(
@@ -212,57 +307,268 @@ def get_sheet(session: Session, statement_id: int, by: Actor) -> Sheet:
     return sheet
 
 
-def draft_totals_of(
-    session: Session, *, month: str | None = None, statement_ids: list[int] | None = None
-) -> dict[int, Totals]:
-    """Totals so far by statement id, of the drafts of a month or among some statements: one query.
-
-    Each line is rounded as on its statement, and taxed with the statement's own rate. Drafts without charges are
-    left out.
-    """
-    query = (
-        sa.select(Statement.id, Statement.tax_permille, sa.func.sum(Charge.gpu_seconds), Tariff.price_micro_yuan)
-        .join(Charge, sa.and_(Charge.enterprise_id == Statement.enterprise_id, Charge.billed_in == Statement.month))
-        .join(Tariff, Tariff.id == Charge.tariff_id)
-        .where(Statement.state == StatementState.DRAFT)
-        .group_by(
-            Statement.id, Statement.tax_permille, Charge.booking_id, Charge.tariff_id, Charge.adjustment,
-            Tariff.price_micro_yuan,
-        )
-    )  # fmt: skip
-    if month is not None:
-        query = query.where(Statement.month == month)
-    if statement_ids is not None:
-        query = query.where(Statement.id.in_(statement_ids))
-    seconds: dict[int, int] = {}
-    amounts: dict[int, int] = {}
-    rates: dict[int, int] = {}
-    for id, permille, line_seconds, price in session.execute(query):
-        rates[id] = permille
-        seconds[id] = seconds.get(id, 0) + int(line_seconds)
-        amounts[id] = amounts.get(id, 0) + units.amount_micro_yuan(int(line_seconds), price)
-    return {id: Totals(seconds[id], amounts[id], units.tax_micro_yuan(amounts[id], rates[id])) for id in seconds}
+# -- drafts
 
 
-def draft_totals(session: Session, month: str, enterprise_ids: list[int], tax_permille: int) -> dict[int, Totals]:
-    """Totals of many drafts in one query; each line rounded as on its statement."""
-    rows = session.execute(
-        sa.select(Charge.enterprise_id, sa.func.sum(Charge.gpu_seconds), Tariff.price_micro_yuan)
-        .join(Tariff, Tariff.id == Charge.tariff_id)
-        .where(Charge.enterprise_id.in_(enterprise_ids), Charge.billed_in == month)
-        .group_by(Charge.enterprise_id, Charge.booking_id, Charge.tariff_id, Charge.adjustment, Tariff.price_micro_yuan)
-    )
-    seconds: dict[int, int] = {}
-    amounts: dict[int, int] = {}
-    for enterprise_id, line_seconds, price in rows:
-        seconds[enterprise_id] = seconds.get(enterprise_id, 0) + int(line_seconds)
-        amounts[enterprise_id] = amounts.get(enterprise_id, 0) + units.amount_micro_yuan(int(line_seconds), price)
-    return {id: Totals(seconds[id], amounts[id], units.tax_micro_yuan(amounts[id], tax_permille)) for id in seconds}
+def so_far(session: Session, rows: Iterable[Statement]) -> dict[int, Totals]:
+    """Of those that are computed, by statement id: after discounts, before subsidies and tax. One query."""
+    computed = [statement for statement in rows if statement.state in COMPUTED]
+    if not computed:
+        return {}
+    months, firms = {each.month for each in computed}, {each.enterprise_id for each in computed}
+    sums = billing.sums_before_subsidy(session, months, firms)
+    return {each.id: sums.get((each.enterprise_id, each.month), NOTHING) for each in computed}
+
+
+def drafts_so_far(session: Session, month: str) -> Totals:
+    """All drafts of the month together, after discounts, before subsidies and tax: one query."""
+    drafts = sa.select(Statement.enterprise_id).where(Statement.month == month, Statement.state.in_(COMPUTED))
+    return sum(billing.sums_before_subsidy(session, [month], drafts).values(), NOTHING)
+
+
+def month_so_far(session: Session, month: str, enterprise_id: int) -> Totals:
+    """What one enterprise's month comes to so far, after discounts, before subsidies and tax: one query."""
+    return billing.sums_before_subsidy(session, [month], [enterprise_id]).get((enterprise_id, month), NOTHING)
 
 
 def count_in_all(session: Session) -> int:
     """Statements that a month's close has frozen."""
     return (
-        session.scalar(sa.select(sa.func.count()).select_from(Statement).where(Statement.state != StatementState.DRAFT))
+        session.scalar(sa.select(sa.func.count()).select_from(Statement).where(Statement.state.not_in(COMPUTED))) or 0
+    )
+
+
+# -- one line
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeRow:
+    charge: Charge
+    record: UsageRecord | None
+
+
+def charges_of(statement: Statement, line: Line | StatementLine) -> list[sa.ColumnElement[bool]]:
+    return [
+        Charge.enterprise_id == statement.enterprise_id,
+        Charge.billed_in == statement.month,
+        Charge.booking_id == line.booking_id,
+        Charge.kind == line.kind,
+        Charge.tariff_id == line.tariff_id,
+        Charge.discount_id.is_not_distinct_from(line.discount_id),
+        Charge.weight_milli == line.weight_milli,
+        Charge.adjustment == line.adjustment,
+    ]
+
+
+def count_charges(session: Session, statement: Statement, line: Line) -> int:
+    return session.scalar(sa.select(sa.func.count(Charge.id)).where(*charges_of(statement, line))) or 0
+
+
+def list_charges(session: Session, statement: Statement, line: Line, *, offset: int = 0) -> list[ChargeRow]:
+    """What the line adds up, oldest first, one page."""
+    rows = session.execute(
+        sa.select(Charge, UsageRecord)
+        .outerjoin(UsageRecord, UsageRecord.id == Charge.usage_record_id)
+        .where(*charges_of(statement, line))
+        .order_by(Charge.id)
+        .limit(PAGE)
+        .offset(offset)
+    )
+    return [ChargeRow(charge, record) for charge, record in rows]
+
+
+# -- disputes
+
+
+def disputes_of(session: Session, statement_id: int) -> list[Dispute]:
+    """Of a statement, the oldest first. The caller may see the statement."""
+    return list(session.scalars(sa.select(Dispute).where(Dispute.statement_id == statement_id).order_by(Dispute.id)))
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeRow:
+    dispute: Dispute
+    statement: Statement
+    enterprise: Enterprise
+    line: StatementLine
+
+
+def _disputes(by: Actor) -> sa.Select[Dispute, Statement, Enterprise, StatementLine]:
+    query = (
+        sa.select(Dispute, Statement, Enterprise, StatementLine)
+        .join(Statement, Statement.id == Dispute.statement_id)
+        .join(Enterprise, Enterprise.id == Dispute.enterprise_id)
+        .join(StatementLine, StatementLine.id == Dispute.line_id)
+    )
+    return visible(query, Dispute.enterprise_id, by)
+
+
+def count_disputes(session: Session, by: Actor, *, only_open: bool) -> int:
+    query = visible(sa.select(sa.func.count()).select_from(Dispute), Dispute.enterprise_id, by)
+    return session.scalar(query.where(Dispute.state == DisputeState.OPENED) if only_open else query) or 0
+
+
+def list_disputes(session: Session, by: Actor, *, only_open: bool, offset: int = 0) -> list[DisputeRow]:
+    """Open ones by their deadline, the others newest first."""
+    query = _disputes(by)
+    if only_open:
+        query = query.where(Dispute.state == DisputeState.OPENED).order_by(Dispute.due_at, Dispute.id)
+    else:
+        query = query.order_by(Dispute.id.desc())
+    return [DisputeRow(*row) for row in session.execute(query.limit(PAGE).offset(offset))]
+
+
+def get_dispute(session: Session, dispute_id: int, by: Actor) -> DisputeRow:
+    """Raises NotFound."""
+    row = session.execute(_disputes(by).where(Dispute.id == dispute_id)).one_or_none()
+    if row is None:
+        raise NotFound
+    return DisputeRow(*row)
+
+
+# -- what is paid
+
+
+def payments_of(session: Session, statement_id: int) -> list[Payment]:
+    return list(session.scalars(sa.select(Payment).where(Payment.statement_id == statement_id).order_by(Payment.id)))
+
+
+def fapiaos_of(session: Session, statement_id: int) -> list[Fapiao]:
+    return list(session.scalars(sa.select(Fapiao).where(Fapiao.statement_id == statement_id).order_by(Fapiao.id)))
+
+
+def disputed_micro_yuan(session: Session, statement: Statement) -> int:
+    """What need not be paid yet: the net of the lines in dispute with their part of the tax."""
+    net = session.scalar(
+        sa.select(sa.func.sum(StatementLine.amount_micro_yuan))
+        .join(Dispute, Dispute.line_id == StatementLine.id)
+        .where(Dispute.statement_id == statement.id, Dispute.state == DisputeState.OPENED)
+    )
+    amount = int(net or 0)
+    return amount + units.tax_micro_yuan(amount, statement.tax_permille)
+
+
+def paid_micro_yuan(session: Session, statement_id: int) -> int:
+    return int(
+        session.scalar(sa.select(sa.func.sum(Payment.amount_micro_yuan)).where(Payment.statement_id == statement_id))
         or 0
+    )
+
+
+def owed_micro_yuan(session: Session, statement: Statement) -> int:
+    """What is to be paid now: payable without the lines in dispute, less what came in."""
+    payable = statement.amount_micro_yuan + statement.tax_micro_yuan
+    return payable - disputed_micro_yuan(session, statement) - paid_micro_yuan(session, statement.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A statement of which payments or fapiao are not what is payable; both in micro-yuan."""
+
+    statement: Statement
+    enterprise: Enterprise
+    paid_micro_yuan: int
+    fapiao_micro_yuan: int | None
+
+    @property
+    def payable_micro_yuan(self) -> int:
+        return self.statement.amount_micro_yuan + self.statement.tax_micro_yuan
+
+
+def unmatched_payments(session: Session, limit: int = 200) -> list[Payment]:
+    """Money that belongs to no statement yet, the oldest first."""
+    return list(
+        session.scalars(sa.select(Payment).where(Payment.statement_id.is_(None)).order_by(Payment.id).limit(limit))
+    )
+
+
+def list_differences(session: Session, today: dt.date, *, offset: int = 0) -> list[Difference]:
+    """Paid in part or too much, overdue, or with a fapiao of another amount; the oldest first, one page."""
+    query, paid, written = _differences(today)
+    rows = session.execute(
+        query.with_only_columns(Statement, Enterprise, paid, written)
+        .order_by(Statement.month, Statement.id)
+        .limit(PAGE)
+        .offset(offset)
+    )
+    return [
+        Difference(statement, firm, int(amount), None if fapiao is None else int(fapiao))
+        for statement, firm, amount, fapiao in rows
+    ]
+
+
+def count_differences(session: Session, today: dt.date) -> int:
+    query, _paid, _written = _differences(today)
+    return session.scalar(query.with_only_columns(sa.func.count(Statement.id))) or 0
+
+
+def _differences(today: dt.date) -> tuple[sa.Select[Statement], sa.ScalarSelect[int], sa.ScalarSelect[int]]:
+    paid = _paid()
+    written = (
+        sa.select(sa.func.sum(Fapiao.amount_micro_yuan)).where(Fapiao.statement_id == Statement.id).scalar_subquery()
+    )
+    payable = Statement.amount_micro_yuan + Statement.tax_micro_yuan
+    late = sa.and_(Statement.state == StatementState.ISSUED, Statement.pay_until_on < today, _owed() > 0)
+    part = sa.and_(paid > 0, paid != payable)
+    query = (
+        sa.select(Statement)
+        .join(Enterprise, Enterprise.id == Statement.enterprise_id)
+        .where(Statement.state.in_(FINAL), sa.or_(late, part, sa.and_(written.is_not(None), written != payable)))
+    )
+    return query, paid, written
+
+
+@dataclass(frozen=True, slots=True)
+class MonthRow:
+    """A month of a year, of one enterprise or of all: what was closed."""
+
+    month: str
+    statements: int
+    totals: Totals
+    paid_micro_yuan: int
+
+
+def list_years(session: Session, by: Actor, enterprise_id: int | None) -> list[int]:
+    """Years with statements, newest first."""
+    query = sa.select(sa.func.substr(Statement.month, 1, 4)).distinct()
+    if enterprise_id is not None:
+        query = query.where(Statement.enterprise_id == enterprise_id)
+    return sorted((int(year) for year in session.scalars(visible(query, Statement.enterprise_id, by))), reverse=True)
+
+
+def months_of_year(session: Session, year: int, by: Actor, enterprise_id: int | None) -> list[MonthRow]:
+    """The closed statements of a year by month."""
+    query = (
+        sa.select(Statement.month, sa.func.count(), sa.func.sum(_paid()), *_SUMS)
+        .where(Statement.month >= f"{year}-01", Statement.month <= f"{year}-12", Statement.state.not_in(COMPUTED))
+        .group_by(Statement.month)
+        .order_by(Statement.month)
+    )
+    if enterprise_id is not None:
+        query = query.where(Statement.enterprise_id == enterprise_id)
+    rows = session.execute(visible(query, Statement.enterprise_id, by))
+    return [MonthRow(month, n, Totals(*(int(each) for each in sums)), int(paid)) for month, n, paid, *sums in rows]
+
+
+# -- what was issued, and jobs
+
+
+def content_of(session: Session, statement_id: int) -> StatementContent | None:
+    """With its text. The caller may see the statement."""
+    return session.scalars(
+        sa.select(StatementContent)
+        .where(StatementContent.statement_id == statement_id)
+        .options(orm.undefer(StatementContent.content))
+    ).one_or_none()
+
+
+def list_jobs(session: Session, month: str) -> list[StatementJob]:
+    """The newest ones of a month."""
+    return list(
+        session.scalars(
+            sa.select(StatementJob)
+            .where(StatementJob.month == month)
+            .order_by(StatementJob.id.desc())
+            .limit(JOBS_SHOWN)
+        )
     )

@@ -24,3 +24,35 @@ LIFE = Lifecycle(
         S.ISSUED: frozenset({S.SETTLED}),
     },
 )
+# Its lines are computed from the charges each time somebody looks; in the other states they are frozen.
+COMPUTED = frozenset({S.DRAFT, S.RETURNED})
+# The content stands for ever: the database refuses to change it.
+FINAL = frozenset({S.ISSUED, S.SETTLED})
+
+
+class DisputeState(enum.StrEnum):
+    OPENED = "opened"
+    UPHELD = "upheld"
+    PARTLY = "partly"
+    REJECTED = "rejected"
+    WITHDRAWN = "withdrawn"
+
+
+D = DisputeState
+DISPUTE_LIFE = Lifecycle(
+    "dispute",
+    DisputeState,
+    {D.OPENED: frozenset({D.UPHELD, D.PARTLY, D.REJECTED, D.WITHDRAWN})},
+)
+
+
+class JobState(enum.StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class JobKind(enum.StrEnum):
+    ISSUE = "issue"
+    PACK = "pack"

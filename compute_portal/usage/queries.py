@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,16 @@ from sqlalchemy.orm import Session
 
 from .. import clock
 from ..access import Actor, Columns, visible
+from ..bookings import prices
 from ..bookings.models import Attempt, Booking
 from ..enterprises import queries as enterprises
 from ..enterprises.models import Enterprise
 from ..ledger.models import Bucket, LedgerAccount, LedgerEntry
-from ..pools.models import Pool, Tariff
+from ..pools.models import Discount, Pool, Tariff
+from ..pools.prices import PricePoint, to_fen
 from ..sentences import NotFound
 from ..signin.models import User
-from .models import Charge, UsageRecord
+from .models import Charge, ChargeKind, UsageRecord
 
 PAGE = 25
 
@@ -65,8 +67,11 @@ def _narrow(query: sa.Select[*Columns], which: Which, by: Actor) -> sa.Select[*C
     return query
 
 
-def _charged(*columns: Any) -> sa.Select[Any]:
-    return sa.select(*columns).select_from(UsageRecord).join(Charge, Charge.usage_record_id == UsageRecord.id)
+def _charged(*columns: Any, changes_too: bool = False) -> sa.Select[Any]:
+    """Each record with the one charge that it caused; or with that and all that changed it."""
+    of_it = Charge.usage_record_id == UsageRecord.id
+    joined = of_it if changes_too else sa.and_(of_it, Charge.kind == ChargeKind.USAGE)
+    return sa.select(*columns).select_from(UsageRecord).join(Charge, joined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,27 +146,52 @@ def _found(query: sa.Select[*Columns], find: str) -> sa.Select[*Columns]:
 
 @dataclass(frozen=True, slots=True)
 class RecordRow:
-    """A usage record with what it became: its charge, its price, its booking, and the attempt it was metered from."""
+    """A usage record with what it became: a charge, its price, its booking, and the attempt it was metered from."""
 
     record: UsageRecord
     charge: Charge
     tariff: Tariff
+    discount: Discount | None
     booking: Booking
     pool: Pool
     enterprise: Enterprise
     attempt: Attempt
 
+    @property
+    def price(self) -> PricePoint:
+        return price_of(self.charge, self.tariff, self.discount)
 
-def _rows(which: Which, by: Actor) -> sa.Select[Any]:
+    @property
+    def amount_micro_yuan(self) -> int:
+        """At the contract price, to the fen: for reading."""
+        return to_fen(self.price.contract_of(self.charge.gpu_seconds))
+
+
+def price_of(charge: Charge, tariff: Tariff, discount: Discount | None) -> PricePoint:
+    return prices.price_point(
+        tariff.id,
+        tariff.price_micro_yuan,
+        None if discount is None else discount.id,
+        None if discount is None else discount.percent,
+        None if discount is None else discount.price_micro_yuan,
+        charge.weight_milli,
+    )
+
+
+def _rows(which: Which, by: Actor, *, changes_too: bool = False) -> sa.Select[Any]:
     query = (
-        _charged(UsageRecord, Charge, Tariff, Booking, Pool, Enterprise, Attempt)
+        _charged(*_ROW, changes_too=changes_too)
         .join(Tariff, Tariff.id == Charge.tariff_id)
+        .outerjoin(Discount, Discount.id == Charge.discount_id)
         .join(Booking, Booking.id == UsageRecord.booking_id)
         .join(Pool, Pool.id == UsageRecord.pool_id)
         .join(Enterprise, Enterprise.id == UsageRecord.enterprise_id)
         .join(Attempt, Attempt.id == UsageRecord.attempt_id)
     )
     return _narrow(query, which, by)
+
+
+_ROW = (UsageRecord, Charge, Tariff, Discount, Booking, Pool, Enterprise, Attempt)
 
 
 def count_records(session: Session, which: Which, by: Actor) -> tuple[int, int]:
@@ -178,9 +208,10 @@ def list_records(session: Session, which: Which, by: Actor, *, offset: int = 0) 
     return [RecordRow(*row) for row in session.execute(query.limit(PAGE).offset(offset))]
 
 
-def every_record(session: Session, which: Which, by: Actor) -> Iterator[RecordRow]:
-    """All of them, oldest first, a thousand in memory at a time: for files."""
-    query = _rows(which, by).order_by(UsageRecord.starts_at, UsageRecord.id)
+def every_charge(session: Session, which: Which, by: Actor) -> Iterator[RecordRow]:
+    """Every charge of these records, what was given back and re-rated too, oldest use first, a thousand in memory at a
+    time: for files."""
+    query = _rows(which, by, changes_too=True).order_by(UsageRecord.starts_at, UsageRecord.id, Charge.id)
     for row in session.execute(query, execution_options={"yield_per": 1000}):
         yield RecordRow(*row)
 
@@ -192,15 +223,52 @@ def get_record(session: Session, record_id: int, by: Actor) -> RecordRow:
     return RecordRow(*row)
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A charge that came after: hours given back, or the same at another price. `amount` is micro-yuan, signed."""
+
+    charge: Charge
+    price: PricePoint
+    amount_micro_yuan: int
+
+
+def list_changes(session: Session, record_ids: Sequence[int]) -> dict[int, list[Change]]:
+    """What changed the charges of these records, oldest first; a record of which nothing changed is left out."""
+    rows = session.execute(
+        sa.select(Charge, Tariff, Discount)
+        .join(Tariff, Tariff.id == Charge.tariff_id)
+        .outerjoin(Discount, Discount.id == Charge.discount_id)
+        # In these words: a small index holds them.
+        .where(Charge.usage_record_id.in_(record_ids), sa.text("charges.kind <> 'usage'"))
+        .order_by(Charge.id)
+    )
+    found: dict[int, list[Change]] = {}
+    for charge, tariff, discount in rows:
+        point = price_of(charge, tariff, discount)
+        change = Change(charge, point, to_fen(point.contract_of(charge.gpu_seconds)))
+        found.setdefault(charge.usage_record_id or 0, []).append(change)
+    return found
+
+
 def ledger_entries_of(session: Session, record_id: int) -> list[tuple[LedgerEntry, Bucket, Bucket]]:
-    """Where the record's hours came from (the hold, the rest of the allocation, or overdraft) and where they went."""
+    """Where the record's hours came from (the hold, the rest of the allocation, or overdraft) and where they went, and
+    what was given back since."""
     source, target = orm.aliased(LedgerAccount), orm.aliased(LedgerAccount)
     rows = session.execute(
         sa.select(LedgerEntry, source.bucket, target.bucket)
         .join(source, source.id == LedgerEntry.from_account_id)
         .join(target, target.id == LedgerEntry.to_account_id)
-        .where(LedgerEntry.reference == f"usage:{record_id}")
-        .order_by(LedgerEntry.leg)
+        .where(
+            LedgerEntry.reference.in_(
+                sa.union_all(
+                    sa.select(sa.literal(f"usage:{record_id}")),
+                    sa.select(Charge.reference).where(
+                        Charge.usage_record_id == record_id, sa.text("charges.kind <> 'usage'")
+                    ),
+                )
+            )
+        )
+        .order_by(LedgerEntry.id)
     )
     return [(entry, before, after) for entry, before, after in rows]
 

@@ -7,11 +7,13 @@ import datetime as dt
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 from typing import Any
 
-from flask import Blueprint, Response, render_template, url_for
+from flask import Blueprint, Response, redirect, render_template, url_for
 from flask import request as http
 from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
 
 from .. import clock, exports, paging, units
 from ..access import Actor, Permission
@@ -19,20 +21,35 @@ from ..bookings import queries as bookings
 from ..db import Database
 from ..enterprises import queries as enterprises
 from ..enterprises.models import Enterprise
-from ..guard import actor, allows, log_access, now, portal, read
+from ..forms import show
+from ..guard import actor, allows, log_access, now, one_time, portal, read, tell
 from ..language import N_, typed
 from ..ledger.models import Bucket
-from ..sentences import NotFound
+from ..sentences import NotFound, Refusal, Sentence
 from ..signin.queries import names_of
-from . import queries
-from .queries import RecordRow, Which
+from . import queries, service
+from .forecast import outlooks, spend
+from .forms import CorrectionForm, RerateForm
+from .freshness import freshness
+from .models import ChargeKind
+from .queries import Change, RecordRow, Which
 
 blueprint = Blueprint("usage", __name__, template_folder="templates")
 MONTH = re.compile(r"20\d\d-(0[1-9]|1[0-2])")
 DAY = re.compile(r"20\d\d-\d\d-\d\d")
 LARGEST_ID = 2**31 - 1
 LONGEST_SEARCH = 60
+KIND_NAMES = {
+    ChargeKind.USAGE: N_("Usage"),
+    ChargeKind.CANCELLATION: N_("Cancellation charge"),
+    ChargeKind.NO_SHOW: N_("No-show"),
+    ChargeKind.RETURNED: N_("Handed back"),
+    ChargeKind.OUTAGE: N_("Outage credit"),
+    ChargeKind.CORRECTION: N_("Correction"),
+    ChargeKind.RERATE: N_("New price"),
+}
 BUCKETS = {
+    Bucket.EXPIRED: N_("Expired"),
     Bucket.HELD: N_("Held"),
     Bucket.AVAILABLE: N_("Left"),
     Bucket.OVERDRAFT: N_("Overdraft"),
@@ -204,16 +221,27 @@ def _neighbours(which: Which, by: Actor) -> tuple[str | None, str | None]:
 
 
 def _by_member(which: Which, by: Actor) -> dict[str, object]:
+    """One enterprise: who used it, what it costs so far, how long each allocation lasts."""
+    enterprise_id = which.enterprise_id or by.enterprise_id or 0
+    fresh = freshness(read(), by, now(), enterprise_id)
     members = queries.sums_by_member(read(), which, by)
     page = paging.page_of(len(members))
-    return {"members": members[page.offset : page.offset + page.size], "page": page, "find": None}
+    return {
+        "members": members[page.offset : page.offset + page.size],
+        "page": page,
+        "find": None,
+        "fresh": fresh,
+        "spend": spend(read(), enterprise_id, which.month or "") if by.may(Permission.STATEMENT_VIEW) else None,
+        "current": outlooks(read(), enterprise_id, by, fresh.metered_until),
+    }
 
 
 def _by_enterprise(which: Which, by: Actor) -> dict[str, object]:
     find = _searched()
     page = paging.page_of(queries.count_enterprises(read(), which, by, find))
     rows = queries.sums_by_enterprise(read(), which, by, find, offset=page.offset)
-    return {"firms": rows, "page": page, "find": find}
+    fresh = freshness(read(), by, now())
+    return {"firms": rows, "page": page, "find": find, "fresh": fresh, "spend": None, "current": []}
 
 
 # -- records
@@ -228,6 +256,7 @@ def records() -> ResponseReturnValue:
     count, seconds = queries.count_records(read(), which, by)
     page = paging.page_of(count)
     rows = queries.list_records(read(), which, by, offset=page.offset) if count else []
+    changes = queries.list_changes(read(), [row.record.id for row in rows]) if rows else {}
     return render_template(
         "usage/records.html",
         which=which,
@@ -237,7 +266,8 @@ def records() -> ResponseReturnValue:
         rows=rows,
         page=page,
         seconds=seconds,
-        amount_of=units.amount_micro_yuan,
+        changes=changes,
+        fresh=freshness(read(), by, now(), which.enterprise_id),
         without=_records_of(which),
         export=url_for("usage.export", **_in_address(which)) if by.may(Permission.USAGE_EXPORT) else None,
     )
@@ -246,15 +276,122 @@ def records() -> ResponseReturnValue:
 @blueprint.get("/usage/records/<int:record_id>")
 @allows(Permission.USAGE_VIEW)
 def record(record_id: int) -> ResponseReturnValue:
-    row = queries.get_record(read(), record_id, actor())
-    return render_template(
+    return _record_page(record_id, CorrectionForm())
+
+
+def _record_page(record_id: int, form: CorrectionForm) -> ResponseReturnValue:
+    by = actor()
+    row = queries.get_record(read(), record_id, by)
+    changes = queries.list_changes(read(), [record_id]).get(record_id, [])
+    left = _left(row, changes)
+    return show(
         "usage/record.html",
+        form,
         row=row,
-        names=names_of(read(), [row.record.user_id]),
+        changes=changes,
+        left=sum(left.values()),
+        names=names_of(read(), [row.record.user_id, *(change.charge.by_id for change in changes)]),
         legs=queries.ledger_entries_of(read(), record_id),
         buckets=BUCKETS,
-        amount_of=units.amount_micro_yuan,
+        kinds=KIND_NAMES,
+        fresh=freshness(read(), by, now(), row.record.enterprise_id),
+        in_parts=_in_parts,
+        may_correct=by.may(Permission.USAGE_CORRECT) and any(left.values()),
     )
+
+
+def _in_parts(milli: int) -> str:
+    """Thousandths as a decimal number with at least one digit after the point."""
+    text = f"{Decimal(milli) / 1000:.3f}".rstrip("0")
+    return text + "0" if text.endswith(".") else text
+
+
+def _left(row: RecordRow, changes: Sequence[Change]) -> dict[int, int]:
+    """GPU-seconds of each charge of a record that can still be given back."""
+    charges = [row.charge, *(change.charge for change in changes)]
+    left = {charge.id: charge.gpu_seconds for charge in charges if charge.gpu_seconds > 0}
+    for charge in charges:
+        if charge.gpu_seconds < 0 and charge.corrects_id in left:
+            left[charge.corrects_id] += charge.gpu_seconds
+    return left
+
+
+@blueprint.post("/usage/records/<int:record_id>/correct")
+@allows(Permission.USAGE_CORRECT)
+def correct(record_id: int) -> ResponseReturnValue:
+    by, at = actor(), now()
+    row = queries.get_record(read(), record_id, by)
+    left = _left(row, queries.list_changes(read(), [record_id]).get(record_id, []))
+    charge_id = max(left, key=lambda id: (left[id], id))  # what was re-rated has all its hours in the newest
+    form = CorrectionForm()
+    if form.validate():
+        hours, reason = form.hours.data, form.reason.data or ""
+        try:
+            address = one_time(
+                form.form_key.data,
+                lambda session: service.correct(session, charge_id, hours, reason=reason, by=by, now=at),
+                lambda _id: url_for("usage.record", record_id=record_id, _anchor="changes"),
+            )
+        except Refusal as refusal:
+            form.refuse(refusal)
+        else:
+            tell(Sentence("usage-corrected", hours=hours))
+            return redirect(address)
+    return _record_page(record_id, form)
+
+
+# -- another rate
+
+
+@blueprint.get("/usage/rerate")
+@allows(Permission.USAGE_RERATE)
+def new_rate() -> ResponseReturnValue:
+    return _rate_page(RerateForm())
+
+
+def _rate_page(form: RerateForm) -> ResponseReturnValue:
+    return show("usage/rerate.html", form, enterprise=_chosen())
+
+
+def _chosen() -> Enterprise:
+    enterprise_id = _id("enterprise_id")
+    if enterprise_id is None:
+        raise NotFound
+    return enterprises.get_enterprise(read(), enterprise_id, actor())
+
+
+@blueprint.post("/usage/rerate")
+@allows(Permission.USAGE_RERATE)
+def rerate() -> ResponseReturnValue:
+    form, by, at = RerateForm(), actor(), now()
+    enterprise_id = _chosen().id
+    if form.validate():
+        month, reason = form.month.data or "", form.reason.data or ""
+        start, end = clock.month_bounds(month)
+        done: list[service.Rerated] = []
+
+        def work(session: Session) -> int:
+            done[:] = [service.rerate(session, enterprise_id, start, end, reason=reason, by=by, now=at)]
+            return done[0].charges
+
+        try:
+            address = one_time(
+                form.form_key.data,
+                work,
+                lambda _n: url_for("usage.index", month=month, enterprise_id=enterprise_id),
+            )
+        except Refusal as refusal:
+            form.refuse(refusal)
+        else:
+            tell(_words_of(done[0]) if done else Sentence("usage-rerated-nothing"))
+            return redirect(address)
+    return _rate_page(form)
+
+
+def _words_of(done: service.Rerated) -> Sentence:
+    if not done.charges:
+        return Sentence("usage-rerated-nothing")
+    return Sentence("usage-rerated", hours=done.gpu_seconds, before=done.before_micro_yuan, after=done.after_micro_yuan)
 
 
 # -- the file
@@ -262,7 +399,8 @@ def record(record_id: int) -> ResponseReturnValue:
 COLUMNS = (
     "record_id", "billed_month", "adjustment", "enterprise", "credit_code", "pool", "booking_id", "booking_title",
     "attempt", "starts_at_beijing", "ends_at_beijing", "cards", "gpu_seconds", "gpu_hours",
-    "price_cny_per_gpu_hour", "amount_cny",
+    "price_cny_per_gpu_hour", "amount_cny", "kind", "share_of_cards", "weight", "contract_price_cny_per_gpu_hour",
+    "corrects_charge", "charge",
 )  # fmt: skip
 
 
@@ -284,16 +422,16 @@ def export() -> ResponseReturnValue:
 def _lines(database: Database, which: Which, by: Actor) -> Iterator[Sequence[exports.Cell]]:
     """Read while it is sent, in a snapshot of its own: the file may be larger than the memory."""
     with database.read_only() as session:
-        for row in queries.every_record(session, which, by):
+        for row in queries.every_charge(session, which, by):
             yield _line(row)
 
 
 def _line(row: RecordRow) -> Sequence[exports.Cell]:
-    record, price = row.record, row.tariff.price_micro_yuan
+    record, charge, price = row.record, row.charge, row.price
     return (
         record.id,
-        row.charge.billed_in,
-        int(row.charge.adjustment),
+        charge.billed_in,
+        int(charge.adjustment),
         row.enterprise.name,
         row.enterprise.credit_code,
         row.pool.name,
@@ -303,8 +441,14 @@ def _line(row: RecordRow) -> Sequence[exports.Cell]:
         f"{typed(record.starts_at)}:{record.starts_at:%S}",
         f"{typed(record.ends_at)}:{record.ends_at:%S}",
         record.gpus,
-        record.gpu_seconds,
-        units.gpu_hours(record.gpu_seconds),
-        units.yuan(price),
-        units.yuan(units.amount_micro_yuan(record.gpu_seconds, price)),
+        charge.gpu_seconds,
+        units.gpu_hours(charge.gpu_seconds),
+        units.yuan(price.list_micro_yuan),
+        units.yuan(row.amount_micro_yuan),
+        charge.kind.value,
+        Decimal(record.share_milli) / 1000,
+        Decimal(charge.weight_milli) / 1000,
+        units.yuan(price.contract_micro_yuan),
+        charge.corrects_id,
+        charge.id,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -94,6 +94,9 @@ class Engine(Protocol):
 
     def stop(self, keys: Sequence[str], now: dt.datetime) -> None:
         """End what waits or runs under these keys; unknown and ended ones are left alone."""
+
+    def move_ends(self, ends: Mapping[str, dt.datetime], now: dt.datetime) -> None:
+        """End what waits or runs under these keys at another instant, sooner or later; unknown ones are left alone."""
 
     def find(self, key: str) -> Observation | None:
         """What became of one attempt; None when it never arrived."""

@@ -28,7 +28,7 @@ from compute_portal.bookings.attempts import HandOver, Place
 from compute_portal.bookings.models import Booking
 from compute_portal.bookings.states import BookingState
 from compute_portal.budgets.models import AllocationBudget
-from compute_portal.db import Database, Reader
+from compute_portal.db import Database, Reader, UtcDateTime
 from compute_portal.desk.models import Lease
 from compute_portal.pools import queries as pool_queries
 from compute_portal.pools import service as pools
@@ -132,6 +132,22 @@ END = (
         reason=sa.bindparam("why"),
         changed_at=sa.bindparam("now"),
     )
+)
+_UNTIL = sa.bindparam("until", type_=UtcDateTime())
+MOVE_END = (
+    sa.update(LEASES)
+    .where(LEASES.c.key == sa.bindparam("this_key"), LEASES.c.state != LeaseState.ENDED)
+    .values(
+        ends_at=_UNTIL,
+        until_at=sa.case((LEASES.c.until_at.is_not(None), _UNTIL), else_=None),
+        changed_at=sa.bindparam("now"),
+    )
+)
+# The portal may have moved an end while nobody was there to be told.
+FIXED_ENDS = (
+    sa.select(BOOKINGS.id, BOOKINGS.ends_at)
+    .join(Lease.__table__, LEASES.c.booking_id == BOOKINGS.id)
+    .where(LEASES.c.fixed, LEASES.c.state != LeaseState.ENDED)
 )
 OBSERVE = sa.select(
     LEASES.c.changed_at, LEASES.c.key, LEASES.c.state, LEASES.c.nodes, LEASES.c.placed_at, LEASES.c.until_at,
@@ -271,6 +287,19 @@ class EmbeddedEngine:
             placed = [queue.placed[key] for queue in queues.values() for key in keys if key in queue.placed]
             until = {one.key: one.until_at for one in placed}
             self._end([(key, min(now, until.get(key, now)), None) for key in keys], queues, now)
+
+    def move_ends(self, ends: Mapping[str, dt.datetime], now: dt.datetime) -> None:
+        """The portal has moved the end of a fixed booking and of its GPUs; so the lease ends then."""
+        with self._remembering() as queues:
+            rows = [{"this_key": key, "until": until, "now": now} for key, until in ends.items()]
+            self._transact(lambda session: session.execute(MOVE_END, rows))
+            for queue in queues.values():
+                for key in ends.keys() & queue.fixed.keys():
+                    queue.fixed[key].ends_at = ends[key]
+                for key in ends.keys() & queue.placed.keys():
+                    queue.placed[key].until_at = ends[key]
+                if ends.keys() & (queue.fixed.keys() | queue.placed.keys()):
+                    queue.changed, queue.seen = True, None
 
     def find(self, key: str) -> Observation | None:
         with self._database.read_only() as session:
@@ -556,8 +585,12 @@ class EmbeddedEngine:
             leases = session.scalars(
                 sa.select(Lease).where(Lease.state != LeaseState.ENDED).order_by(Lease.submitted_at, Lease.booking_id)
             )
+            fixed_ends = _pairs(session, FIXED_ENDS)
             for lease in leases:
                 queue = queues.setdefault(lease.pool_id, _Queue())
+                if (moved := fixed_ends.get(lease.booking_id)) is not None:
+                    lease.ends_at = moved
+                    lease.until_at = None if lease.until_at is None else moved
                 if lease.state == LeaseState.WAITING:
                     _queue_up(queue, lease, Sentence.from_json(lease.reason))
                 else:

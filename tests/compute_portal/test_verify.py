@@ -38,6 +38,7 @@ class City:
 
     cast: Cast
     settled: int
+    settled_fixed: int
     running: int
     confirmed: int
     waiting: int
@@ -63,7 +64,7 @@ def city(cast: Cast, policy: Policy) -> City:
     walk.meter(cast, key, now=AFTER_THE_MONTH + HOUR, until=AFTER_THE_MONTH + HOUR)
     confirmed = cast.submit(cast.fixed(gpus=12, start_in=30), policy.bookings)
     waiting = cast.submit(cast.flexible(), policy.bookings)
-    return City(cast, settled, running, confirmed, waiting, key)
+    return City(cast, settled, fixed, running, confirmed, waiting, key)
 
 
 def recount(database: Database) -> list[verify.Problem]:
@@ -274,21 +275,99 @@ def a_charge_was_deleted(session: Session, city: City) -> None:
 
 @damage("charged-once")
 def a_record_was_charged_twice(session: Session, city: City) -> None:
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(sa.text("ALTER TABLE charges DROP CONSTRAINT uq_charges_usage_record_id"))
+    session.execute(sa.text("DROP INDEX uq_charges_usage_record_id"))
+    run_sql(
+        session,
+        "INSERT INTO charges (reference, kind, usage_record_id, enterprise_id, booking_id, tariff_id, weight_milli, "
+        "gpu_seconds, billed_in, adjustment, charged_at) SELECT reference || 'b', kind, usage_record_id, "
+        "enterprise_id, booking_id, tariff_id, weight_milli, gpu_seconds, billed_in, adjustment, charged_at "
+        "FROM charges",
+    )
+
+
+def _against(session: Session, what: str, booking_id: int) -> None:
+    """A row that changes the first charge of a booking; `what` are the columns from the kind on."""
+    run_sql(
+        session,
+        "INSERT INTO charges (reference, enterprise_id, booking_id, usage_record_id, corrects_id, tariff_id, "
+        "billed_in, adjustment, charged_at, weight_milli, kind, gpu_seconds) SELECT 'x' || id, enterprise_id, "
+        f"booking_id, usage_record_id, id, tariff_id, billed_in, adjustment, charged_at, {what} FROM charges "
+        "WHERE id = (SELECT MIN(id) FROM charges WHERE booking_id = :id)",
+        id=booking_id,
+    )
+
+
+@damage("given-back")
+def more_was_given_back_than_was_charged(session: Session, city: City) -> None:
+    _against(session, "weight_milli, 'correction', -gpu_seconds - 1", city.settled)
+
+
+@damage("corrects")
+def a_credit_has_another_price_than_its_charge(session: Session, city: City) -> None:
+    _against(session, "weight_milli + 1, 'outage', -gpu_seconds", city.settled)
+
+
+@damage("corrects")
+def a_new_rate_charges_more_hours_than_it_took_back(session: Session, city: City) -> None:
+    _against(session, "weight_milli, 'rerate', gpu_seconds", city.settled)
+
+
+@damage("posted-once")
+def hours_were_given_back_behind_the_ledger(session: Session, city: City) -> None:
+    _against(session, "weight_milli, 'outage', -gpu_seconds", city.settled)
+
+
+@damage("discount")
+def a_charge_has_a_weight_that_nobody_set(session: Session, city: City) -> None:
+    run_sql(session, "UPDATE charges SET weight_milli = 500 WHERE booking_id = :id", id=city.settled)
+
+
+@damage("discount")
+def a_programmes_price_was_forgotten(session: Session, city: City) -> None:
+    run_sql(
+        session,
+        "INSERT INTO discounts (pool_id, programme_id, from_on, until_on, percent, set_at) "
+        "SELECT pool_id, :programme, from_on, '2027-12-31', 10, set_at FROM tariffs",
+        programme=city.cast.programme,
+    )
+
+
+@damage("frozen-price")
+def a_fixed_booking_was_charged_at_another_weight(session: Session, city: City) -> None:
+    run_sql(
+        session,
+        "UPDATE charges SET weight_milli = 900 WHERE booking_id IN (SELECT id FROM bookings WHERE kind = 'fixed')",
+    )
+
+
+@damage("frozen-whole")
+def a_confirmed_booking_lost_its_frozen_prices(session: Session, city: City) -> None:
+    run_sql(session, "DELETE FROM booking_prices WHERE booking_id = :id", id=city.confirmed)
+
+
+@damage("frozen-whole")
+def the_frozen_prices_begin_after_the_window(session: Session, city: City) -> None:
+    run_sql(
+        session,
+        "UPDATE booking_prices SET starts_at = ends_at, ends_at = :far WHERE booking_id = :id",
+        far=_instant(session, AFTER_THE_MONTH + 300 * HOUR),
+        id=city.confirmed,
+    )
+
+
+def _instant(session: Session, at: dt.datetime) -> object:
+    return at if session.get_bind().dialect.name == "postgresql" else f"{at:%Y-%m-%d %H:%M:%S.%f}"
+
+
+@damage("two-prices")
+def two_prices_hold_at_night(session: Session, city: City) -> None:
+    for id, first, until in ((98, 22, 8), (99, 7, 9)):
         run_sql(
             session,
-            "INSERT INTO charges (usage_record_id, enterprise_id, booking_id, tariff_id, gpu_seconds, billed_in, "
-            "adjustment, charged_at) SELECT usage_record_id, enterprise_id, booking_id, tariff_id, gpu_seconds, "
-            "billed_in, adjustment, charged_at FROM charges",
-        )
-    else:  # SQLite cannot drop the constraint: a charge without a record is the other half of the same fault
-        run_sql(
-            session,
-            "INSERT INTO charges (usage_record_id, enterprise_id, booking_id, tariff_id, gpu_seconds, billed_in, "
-            "adjustment, charged_at) SELECT usage_record_id + 1000, enterprise_id, booking_id, tariff_id, gpu_seconds, "
-            "billed_in, adjustment, charged_at FROM charges",
-        )
+            "INSERT INTO tariffs (id, pool_id, from_on, from_hour, until_hour, price_micro_yuan, set_at) "
+            "SELECT :id, pool_id, '2026-12-01', :first, :until, 1, set_at FROM tariffs WHERE from_hour IS NULL",
+            id=id, first=first, until=until,
+        )  # fmt: skip
 
 
 @damage("posted-once")
@@ -487,6 +566,92 @@ def a_member_got_a_bureau_role(session: Session, city: City) -> None:
     run_sql(
         session,
         "INSERT INTO bureau_roles (user_id, role, given_at) SELECT user_id, 'finance', since_at FROM memberships",
+    )
+
+
+@damage("kept-twice")
+def an_option_keeps_what_a_booking_has(session: Session, city: City) -> None:
+    run_sql(
+        session,
+        "INSERT INTO option_places (pool_id, node_id, waiter_id, gpu_mask, starts_at, ends_at) "
+        "SELECT pool_id, node_id, 1, gpu_mask, starts_at, ends_at FROM occupancies "
+        "WHERE booking_id = :id AND released_at IS NULL",
+        id=city.confirmed,
+    )
+
+
+@damage("option")
+def somebody_is_offered_a_window_that_nothing_keeps(session: Session, city: City) -> None:
+    run_sql(
+        session,
+        "INSERT INTO waiters (state, enterprise_id, allocation_id, pool_id, title, gpus, starts_at, ends_at, joined_at, "
+        "kept_until_at) SELECT 'offered', enterprise_id, allocation_id, pool_id, 'x', gpus, starts_at, ends_at, "
+        "submitted_at, starts_at FROM bookings WHERE id = :id",
+        id=city.confirmed,
+    )
+
+
+QUOTE = (
+    "INSERT INTO cancellation_quotes (booking_id, kind, from_at, ends_at, percent, gpu_seconds, amount_micro_yuan, "
+    "made_at, expires_at, used_at) SELECT id, 'cancel', starts_at, ends_at, 25, {seconds}, 0, submitted_at, ends_at, "
+    "{used} FROM bookings WHERE id = :id"
+)
+
+
+@damage("quoted")
+def a_quote_was_used_and_nothing_charged(session: Session, city: City) -> None:
+    run_sql(session, QUOTE.format(seconds=3600, used="starts_at"), id=city.confirmed)
+
+
+@damage("quoted")
+def a_quote_was_used_after_its_time(session: Session, city: City) -> None:
+    run_sql(session, QUOTE.format(seconds=0, used="ends_at"), id=city.confirmed)
+
+
+def give_back(session: Session, city: City, *, rebooked: int, credited: int) -> None:
+    run_sql(session, QUOTE.format(seconds=0, used="NULL"), id=city.settled_fixed)
+    run_sql(
+        session,
+        "INSERT INTO returned_hours (booking_id, enterprise_id, quote_id, starts_at, ends_at, gpus, "
+        "charged_gpu_seconds, charge_ids, rebooked_gpu_seconds, credited_gpu_seconds, settled_at) "
+        "SELECT id, enterprise_id, (SELECT MAX(id) FROM cancellation_quotes), starts_at, ends_at, gpus, 3600, '[]', "
+        ":rebooked, :credited, ends_at FROM bookings WHERE id = :id",
+        id=city.settled_fixed,
+        rebooked=rebooked,
+        credited=credited,
+    )
+
+
+@damage("returned")
+def a_credit_for_returned_hours_was_never_given(session: Session, city: City) -> None:
+    give_back(session, city, rebooked=100, credited=100)
+
+
+@damage("rebooked")
+def hours_are_said_to_be_used_by_others_that_nobody_used(session: Session, city: City) -> None:
+    give_back(session, city, rebooked=100, credited=0)
+
+
+@damage("no-show")
+def a_booking_that_was_used_has_a_strike(session: Session, city: City) -> None:
+    run_sql(
+        session,
+        "INSERT INTO strikes (booking_id, enterprise_id, at) SELECT id, enterprise_id, submitted_at FROM bookings "
+        "WHERE id = :id",
+        id=city.settled,
+    )
+
+
+@damage("lost-run")
+def a_lost_run_was_credited_in_part(session: Session, city: City) -> None:
+    run_sql(session, "UPDATE attempts SET credited_at = ended_at WHERE booking_id = :id", id=city.settled)
+    run_sql(
+        session,
+        "INSERT INTO charges (reference, kind, usage_record_id, corrects_id, enterprise_id, booking_id, tariff_id, "
+        "weight_milli, gpu_seconds, billed_in, adjustment, charged_at) SELECT 'outage:1', 'outage', usage_record_id, id, "
+        "enterprise_id, booking_id, tariff_id, weight_milli, -1, billed_in, adjustment, charged_at FROM charges "
+        "WHERE id = (SELECT MIN(id) FROM charges WHERE booking_id = :id)",
+        id=city.settled,
     )
 
 
@@ -704,7 +869,7 @@ def _copy(session: Session, table: sa.Table, pick: str, booking_id: int, n: int,
             if table.name == "usage_records":
                 copy |= {"attempt_id": k, "source": f"booking-{k}-1@{place}", "day_on": clock.day_of(copy["starts_at"])}
             if table.name == "charges":
-                copy["usage_record_id"] = copy["id"]
+                copy |= {"usage_record_id": copy["id"], "reference": f"usage:{copy['id']}"}
             new.append(copy)
     if table.name == "charges":  # each in the month of its use
         used = Base.metadata.tables["usage_records"]

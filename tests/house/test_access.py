@@ -47,6 +47,8 @@ ROWS: dict[str, Row] = {
     "report_id": _of_the_company("report_id"),
     "record_id": _of_the_company("record_id"),
     "statement_id": _of_the_company("statement_id"),
+    "line_id": _of_the_company("line_id"),
+    "dispute_id": _of_the_company("dispute_id"),
     "notice_id": lambda town, person: town.notices[person],
     "team_id": _of_the_company("team_id"),
     "invitation_id": _of_the_company("invitation_id"),
@@ -55,13 +57,18 @@ ROWS: dict[str, Row] = {
     "appeal_id": _of_the_company("appeal_id"),
     "letter_id": _of_the_company("letter_id"),
     "party_id": _of_the_company("party_id"),
+    "claim_id": _of_the_company("claim_id"),
+    "trait_id": _of_the_company("trait_id"),
     "breach_id": _of_the_company("breach_id"),
     "key_id": lambda town, person: town.keys.get(person, town.keys["chen"]),
 }
 # argument → a row that belongs to the city
 SHARED: dict[str, Row] = {
     name: (lambda town, _person, name=name: town.shared[name])  # type: ignore[misc]
-    for name in ("pool_id", "node_id", "window_id", "programme_id", "person_id", "mail_id", "job_id", "announcement_id")
+    for name in (
+        "pool_id", "node_id", "window_id", "programme_id", "person_id", "mail_id", "job_id", "announcement_id",
+        "scheme_id", "payment_id", "pack_id",
+    )
 }
 FOREIGNER = {Role.MEMBER: "tang", Role.MANAGER: "mei"}
 NOBODYS = 2**31 - 1

@@ -15,6 +15,7 @@ from compute_portal.announcements.states import AnnouncementState
 from compute_portal.bookings import service as bookings
 from compute_portal.bookings.models import Booking
 from compute_portal.bookings.states import BookingState
+from compute_portal.claims.states import ClaimState
 from compute_portal.enterprises.states import EnterpriseState
 from compute_portal.language import WORDS, say
 from compute_portal.lifecycle import Lifecycle, Move, list_history, move_all, move_to
@@ -23,7 +24,7 @@ from compute_portal.pools.states import MaintenanceState, NodeState
 from compute_portal.review.states import AppealState
 from compute_portal.sentences import Refusal
 from compute_portal.signin.states import PersonState
-from compute_portal.statements.states import StatementState
+from compute_portal.statements.states import DisputeState, StatementState
 from compute_portal.tables import Base
 from tests.cast import NOW, Cast
 
@@ -43,6 +44,8 @@ FIRST: dict[str, set[enum.StrEnum]] = {
     "report": {ReportState.DUE},
     "person": {PersonState.ACTIVE},
     "statement": {StatementState.DRAFT},
+    "dispute": {DisputeState.OPENED},
+    "claim": {ClaimState.OPENED},
 }
 NOT_ALLOWED = [
     (kind, before, after)
@@ -56,8 +59,8 @@ NOT_ALLOWED = [
 def test_every_model_with_a_state_has_a_lifecycle_that_verify_knows() -> None:
     assert set(LIVES) == set(FIRST) == {life.kind for life in verify.LIFECYCLES}
     with_state = {mapper.class_.__name__ for mapper in Base.registry.mappers if "state" in mapper.columns}
-    # A billing month, an instruction and a lease have two or three states of their own and no history.
-    plain = {"BillingMonth", "Instruction", "Lease", "NodeInterval"}
+    # A billing month, an instruction, a lease and a job have a few states of their own and no history.
+    plain = {"BillingMonth", "Instruction", "Lease", "NodeInterval", "StatementJob"}
     with_life = {mapper.class_.__name__ for mapper in Base.registry.mappers if hasattr(mapper.class_, "LIFE")}
     assert with_state - plain == with_life
 

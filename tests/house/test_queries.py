@@ -29,8 +29,8 @@ from tests.web import Queries, make_app, set_now, sign_in, with_feature
 MOST = 10  # session and person included
 FEW, MANY = 100, 1_000
 LINK = re.compile(r'(href|formaction)="(/[^"#]*)')
-# A file of all rows is read in parts while it is sent: it is no page.
-FILES = (".csv",)
+# A file of all rows is read in parts while it is sent: it is no page. Nor is a zip of all that belongs to a thing.
+FILES = (".csv", ".zip")
 
 
 def the_app(database: Database, policy: Policy) -> Flask:

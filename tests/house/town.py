@@ -22,6 +22,8 @@ from compute_portal.bookings import attempts
 from compute_portal.bookings import service as bookings
 from compute_portal.bookings.attempts import Given
 from compute_portal.bookings.models import Attempt, Booking
+from compute_portal.claims.models import Claim
+from compute_portal.claims.states import ClaimState
 from compute_portal.desk.models import TimetableEntry
 from compute_portal.enterprises import membership
 from compute_portal.enterprises import service as enterprises
@@ -30,7 +32,7 @@ from compute_portal.enterprises.service import Particulars, RelatedFirm
 from compute_portal.enterprises.states import Relation, SizeClass
 from compute_portal.ledger.models import Bucket, LedgerAccount, LedgerEntry, Unit
 from compute_portal.ledger.service import ALLOCATION_BUCKETS
-from compute_portal.lifecycle import HistoryEntry
+from compute_portal.lifecycle import HistoryEntry, begin
 from compute_portal.notices.models import Delivery, Notice
 from compute_portal.policy import Policy
 from compute_portal.pools import service as pools
@@ -39,9 +41,14 @@ from compute_portal.review import appeals, letters
 from compute_portal.sentences import Sentence
 from compute_portal.signin.models import SshKey, User
 from compute_portal.statements import service as statements
-from compute_portal.statements.models import Statement, StatementLine
+from compute_portal.statements.models import Dispute, Payment, Statement, StatementJob, StatementLine
+from compute_portal.statements.states import DisputeState, JobKind, JobState, StatementState
+from compute_portal.subsidies import examples
+from compute_portal.subsidies import queries as subsidy_queries
+from compute_portal.subsidies import service as subsidies
+from compute_portal.subsidies.rules import Take
 from compute_portal.usage import service as usage
-from compute_portal.usage.models import BillingMonth, Charge, UsageRecord
+from compute_portal.usage.models import BillingMonth, Charge, ChargeKind, UsageRecord
 from compute_portal.usage.service import Piece
 from tests.cast import HOUR, NOW, Cast
 from tests.compute_portal.review import house as review
@@ -83,6 +90,12 @@ def build(cast: Cast, policy: Policy) -> Town:
     town.own |= _declined(cast, policy, "lin", "自家")
     town.foreign |= _declined(cast, policy, "mei", "别家的预约")
 
+    town.own |= _disputed(cast, town.own, "自家")
+    town.foreign |= _disputed(cast, town.foreign, "别家的预约")
+    scheme, version = _scheme(cast)
+    town.own |= _claim_and_trait(cast, town.own, scheme, version, "自家")
+    town.foreign |= _claim_and_trait(cast, town.foreign, scheme, version, "别家的预约")
+
     def shared(session: Session) -> None:
         nodes = list(session.scalars(sa.select(Node.id).order_by(Node.position)))
         window = pools.plan_maintenance(
@@ -100,7 +113,10 @@ def build(cast: Cast, policy: Policy) -> Town:
             "node_id": nodes[0],
             "window_id": window.id,
             "programme_id": cast.programme,
+            "scheme_id": scheme,
             "job_id": _job(session),
+            "payment_id": _payment(session, cast),
+            "pack_id": _pack(session, cast),
             "announcement_id": _announcement(session, cast),
         }
         for name in ("chen", "lin", "mei", "tang"):
@@ -122,6 +138,55 @@ def build(cast: Cast, policy: Policy) -> Town:
 
     cast.database.transaction(shared)
     return town
+
+
+def _disputed(cast: Cast, rows: dict[str, int], mark: str) -> dict[str, int]:
+    """An issued statement of an earlier month with a line in dispute; it has no content, as nothing reads it here."""
+
+    def work(session: Session) -> dict[str, int]:
+        booking = session.get_one(Booking, rows["booking_id"])
+        statement = Statement(
+            number=f"S-202606-{booking.enterprise_id:05}", enterprise_id=booking.enterprise_id, month="2026-06",
+            state=StatementState.ISSUED, opened_at=NOW, closed_at=NOW, issued_at=NOW, rule_version="2026-1",
+            tax_permille=60, closing=1, dispute_until_at=NOW + 100 * HOUR,
+        )  # fmt: skip
+        session.add(statement)
+        session.flush()
+        line = StatementLine(
+            statement_id=statement.id, closing=1, position=1, booking_id=booking.id, kind=ChargeKind.USAGE,
+            tariff_id=session.scalars(sa.select(sa.func.min(Tariff.id)).where(Tariff.pool_id == booking.pool_id)).one(),
+            weight_milli=1000, adjustment=False, gpu_seconds=1, price_micro_yuan=0, contract_price_micro_yuan=0,
+            list_micro_yuan=0, amount_micro_yuan=0,
+        )  # fmt: skip
+        session.add(line)
+        session.flush()
+        dispute = Dispute(
+            statement_id=statement.id, line_id=line.id, enterprise_id=booking.enterprise_id,
+            state=DisputeState.OPENED, reason=mark, opened_at=NOW, due_at=NOW + 50 * HOUR,
+        )  # fmt: skip
+        session.add(dispute)
+        begin(session, dispute, verb="open", at=NOW, by=SYSTEM)
+        return {"line_id": line.id, "dispute_id": dispute.id}
+
+    return cast.database.transaction(work)
+
+
+def _payment(session: Session, cast: Cast) -> int:
+    payment = Payment(
+        reference="B-1", amount_micro_yuan=10_000, paid_on=clock.day_of(NOW), payer="某公司", entered_at=NOW
+    )
+    session.add(payment)
+    session.flush()
+    return payment.id
+
+
+def _pack(session: Session, cast: Cast) -> int:
+    job = StatementJob(
+        kind=JobKind.PACK, month="2026-06", state=JobState.DONE, asked_by=cast.users["he"], asked_at=NOW, size=0
+    )
+    session.add(job)
+    session.flush()
+    return job.id
 
 
 def _rows_of(
@@ -218,6 +283,41 @@ def _declined(cast: Cast, policy: Policy, manager: str, mark: str) -> dict[str, 
         letter = letters.keep(session, decision, {"number": f"T-{declined}"}, b"%PDF-1.7", now=NOW)
         appeal = appeals.file(session, declined, text=mark, policy=policy.review, by=by, now=NOW)
         return {"letter_id": letter.id, "appeal_id": appeal.id}
+
+    return cast.database.transaction(work)
+
+
+def _scheme(cast: Cast) -> tuple[int, int]:
+    """A voucher scheme with money, and its version."""
+
+    def work(session: Session) -> tuple[int, int]:
+        scheme = examples.load(session, from_on=dt.date(2026, 11, 1), by=SYSTEM, now=NOW, only=("Nanning",))["Nanning"]
+        return scheme.id, subsidy_queries.list_versions(session, scheme.id)[0].id
+
+    return cast.database.transaction(work)
+
+
+def _claim_and_trait(cast: Cast, rows: dict[str, int], scheme: int, version: int, mark: str) -> dict[str, int]:
+    """Of an enterprise: a claim that waits for its confirmation, what it is to schemes."""
+    firm, amount = rows["enterprise_id"], 3 * units.MICRO_PER_YUAN
+
+    def work(session: Session) -> dict[str, int]:
+        claim = Claim(
+            number=f"C-202611-{firm}-{scheme}", enterprise_id=firm, statement_id=rows["statement_id"],
+            scheme_id=scheme, version_id=version, state=ClaimState.OPENED, cost_micro_yuan=10 * units.MICRO_PER_YUAN,
+            amount_micro_yuan=amount, shares={}, opened_at=NOW,
+        )  # fmt: skip
+        session.add(claim)
+        begin(session, claim, verb="open", at=NOW, by=SYSTEM)
+        subsidies.take(
+            session, rows["statement_id"], firm, "2026-11", [Take(version, amount)], by=SYSTEM, now=NOW,
+            cause=f"claim:{claim.id}",
+        )  # fmt: skip
+        trait = subsidies.set_trait(
+            session, firm, "startup", evidence=mark, from_on=dt.date(2026, 1, 5), until_on=None, by=cast.finance,
+            now=NOW,
+        )  # fmt: skip
+        return {"claim_id": claim.id, "trait_id": trait.id}
 
     return cast.database.transaction(work)
 
@@ -386,6 +486,7 @@ def _many_bookings(session: Session, cast: Cast, booked_from: list[tuple[int, in
                 "source": f"grown-{attempt}", "attempt_id": attempt, "booking_id": booking,
                 "enterprise_id": enterprise, "allocation_id": allocation, "pool_id": cast.pool,
                 "user_id": cast.users["chen"], "starts_at": NOW - 8 * HOUR, "ends_at": NOW - 7 * HOUR, "gpus": 2,
+                "share_milli": 2_000,
                 "gpu_seconds": HOUR_OF_A_CARD, "day_on": day, "recorded_at": NOW,
             }
             for booking, attempt, (allocation, enterprise) in rows
@@ -445,8 +546,9 @@ def _many_bookings(session: Session, cast: Cast, booked_from: list[tuple[int, in
         StatementLine,
         [
             {
-                "statement_id": reviewed[enterprise], "booking_id": booking, "tariff_id": tariff, "adjustment": False,
-                "gpu_seconds": HOUR_OF_A_CARD, "price_micro_yuan": 16_500_000, "amount_micro_yuan": 16_500_000,
+                "statement_id": reviewed[enterprise], "closing": 1, "position": booking, "booking_id": booking,
+                "tariff_id": tariff, "adjustment": False, "gpu_seconds": HOUR_OF_A_CARD, "price_micro_yuan": 16_500_000,
+                "contract_price_micro_yuan": 16_500_000, "list_micro_yuan": 16_500_000, "amount_micro_yuan": 16_500_000,
             }
             for booking, _attempt, (_allocation, enterprise) in rows
         ],

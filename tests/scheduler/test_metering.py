@@ -17,8 +17,7 @@ from compute_portal.bookings.states import AttemptOutcome, BookingState
 from compute_portal.ledger import service as ledger
 from compute_portal.lifecycle import HistoryEntry
 from compute_portal.pools import service as pools
-from compute_portal.pools.models import Tariff
-from compute_portal.pools.queries import PriceBook
+from compute_portal.pools.prices import ListPrice, PriceBook, PricePoint, Stretch
 from compute_portal.statements import service as statements
 from compute_portal.statements.models import Statement
 from compute_portal.usage import service as usage
@@ -38,15 +37,18 @@ days = st.lists(st.integers(0, 9), max_size=4, unique=True)
 
 
 def book(first_days: list[int]) -> PriceBook:
-    tariffs = [
-        Tariff(id=number, pool_id=1, from_on=clock.day_of(BASE) + dt.timedelta(days=day), price_micro_yuan=number)
-        for number, day in enumerate([-1, *sorted(first_days)], start=1)
-    ]
-    return PriceBook(tuple(tariffs), tuple(clock.start_of_day(tariff.from_on) for tariff in tariffs))
+    first = [clock.day_of(BASE) + dt.timedelta(days=day) for day in (-1, *sorted(first_days))]
+    last = [day - dt.timedelta(days=1) for day in first[1:]]
+    return PriceBook(
+        tuple(
+            ListPrice(number, from_on, until_on, None, None, price_micro_yuan=number)
+            for number, (from_on, until_on) in enumerate(zip(first, [*last, None], strict=True), start=1)
+        )
+    )
 
 
-def due(start: dt.datetime, end: dt.datetime, tariff_id: int | None = None) -> Due:
-    return Due(1, "booking-1-1", 1, 1, 1, 1, None, 3, tariff_id, start, end, whole=True)
+def due(start: dt.datetime, end: dt.datetime, frozen: tuple[Stretch, ...] = ()) -> Due:
+    return Due(1, "booking-1-1", 1, 1, 1, 1, None, 3, "small", 1, start, end, whole=True, frozen=frozen)
 
 
 @given(instants, lengths, days)
@@ -64,12 +66,13 @@ def test_pieces_are_the_whole_and_each_lies_in_one_hour_month_and_tariff(
         assert clock.floor_hour(piece.starts_at) == clock.floor_hour(last)
         assert clock.month_of(piece.starts_at) == clock.month_of(last)
         assert clock.day_of(piece.starts_at) == clock.day_of(last)
-        assert prices.at(piece.starts_at).id == prices.at(last).id == piece.tariff_id
+        assert prices.at(piece.starts_at).tariff_id == prices.at(last).tariff_id == piece.tariff_id
 
 
 @given(instants, lengths)
 def test_a_frozen_price_holds_for_the_whole_window(start: dt.datetime, length: dt.timedelta) -> None:
-    pieces = metering.pieces(due(start, start + length, tariff_id=42), book([0, 1, 2, 3]))
+    frozen = Stretch(start, start + length, PricePoint(42, 1, None, 1))
+    pieces = metering.pieces(due(start, start + length, (frozen,)), book([0, 1, 2, 3]))
     assert {piece.tariff_id for piece in pieces} <= {42}
 
 
@@ -228,8 +231,8 @@ def test_what_has_no_price_is_named_and_the_others_are_charged(town: Town, monke
     end = run_until(town, id, 1)
     real = metering.pieces
 
-    def without_price(one: Due, prices: PriceBook) -> list[usage.Piece]:
-        return real(one, PriceBook((), ()) if one.booking_id == id else prices)
+    def without_price(one: Due, prices: PriceBook, sizes: Any) -> list[usage.Piece]:
+        return real(one, PriceBook() if one.booking_id == id else prices, sizes)
 
     monkeypatch.setattr(metering, "pieces", without_price)
     with pytest.raises(PassFailed, match=f"booking-{id}-1: no-price"):

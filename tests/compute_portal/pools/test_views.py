@@ -12,7 +12,7 @@ from compute_portal import clock, units
 from compute_portal.access import SYSTEM
 from compute_portal.policy import Policy
 from compute_portal.pools import queries, service
-from compute_portal.pools.models import Instruction, Maintenance, Node, Tariff
+from compute_portal.pools.models import Instruction, Maintenance, Node, Occupancy, Tariff
 from compute_portal.pools.states import InstructionState, MaintenanceState, NodeState
 from compute_portal.sentences import Sentence
 from tests import walk
@@ -282,14 +282,22 @@ def words_at(page: str, field: str) -> str:
     return page.partition(f'id="{field}-error"')[2].partition("</p>")[0]
 
 
-def test_maintenance_over_a_confirmed_booking_is_refused_with_a_count(app: Flask, cast: Cast, policy: Policy) -> None:
-    cast.submit(cast.fixed(gpus=8), policy.bookings)  # from 20:00 today, on the first node
+def test_maintenance_lists_the_bookings_it_meets_before_the_click_and_moves_them(
+    app: Flask, cast: Cast, policy: Policy
+) -> None:
+    booking_id = cast.submit(cast.fixed(gpus=8), policy.bookings)  # from 20:00 today, on the first node
     client = sign_in(app, cast.users["zhou"], language="en")
     data = plan(node_ids="1", starts_at="2026-11-18 21:00", ends_at="2026-11-19 21:00")
-    answer = post(client, f"/pools/{cast.pool}/maintenance/plan", data)
-    assert answer.status_code == 422
-    assert "1 booking uses these nodes in that window." in words_at(answer.text, "starts_at")
+    asked = post(client, f"/pools/{cast.pool}/maintenance/plan", data)
+    assert "One booking is in this window" in words(asked) and f'href="/bookings/{booking_id}"' in asked.text
+    assert "Close the nodes and move these bookings" in words(asked)
     assert rows_in(cast.database, Maintenance) == 0
+    assert post(client, f"/pools/{cast.pool}/maintenance/plan", data | {"over_bookings": "yes"}).status_code == 302
+    assert rows_in(cast.database, Maintenance) == 1
+    with cast.database.read_only() as session:
+        rows = session.scalars(sa.select(Occupancy).where(Occupancy.booking_id == booking_id)).all()
+    assert len({row.node_id for row in rows if row.released_at is None}) == 1
+    assert len({row.node_id for row in rows}) == 2
 
 
 def test_a_cancelled_window_stays_cancelled(app: Flask, cast: Cast) -> None:
@@ -382,3 +390,78 @@ def test_the_price_of_a_pool_changes_at_midnight_in_shanghai(app: Flask, cast: C
         set_now(app, at)
         page = words(sign_in(app, cast.users["chen"], language="en").get("/tariffs"))
         assert f"H800: ¥{price} per GPU-hour today" in page
+
+
+def test_finance_sets_an_off_peak_price_and_ends_it(app: Flask, cast: Cast) -> None:
+    client = sign_in(app, cast.users["he"], language="en")
+    address = f"/pools/{cast.pool}/tariff/set"
+    night = {"from_on": "2026-11-19", "price": "8", "from_hour": "22", "until_hour": "8:00", "gpus_most": "16"}
+    for field, typed, sentence in (
+        ("from_hour", "25", "Enter a full hour from 0 to 24."),
+        ("from_hour", "", "Enter the first hour and the hour at which it ends."),
+        ("until_hour", "", "Enter the first hour and the hour at which it ends."),
+        ("until_hour", "0", "Enter a full hour from 1 to 24."),
+        ("until_on", "2026-11-18", "The end is before the start"),
+        ("gpus_most", "0", "Enter a whole number"),
+    ):
+        answer = post(client, address, night | {field: typed})
+        assert answer.status_code == 422
+        assert sentence in words_at(answer.text, field), field
+        assert rows_in(cast.database, Tariff) == 1
+    assert post(client, address, night).status_code == 302
+    page = words(client.get("/tariffs"))
+    assert "H800 costs ¥8.00 per GPU-hour from 22:00 to 8:00, from 19 November 2026 on." in page
+    assert "22:00–8:00 · up to 16 cards" in page
+    clash = post(client, address, night | {"from_hour": "7", "until_hour": "9", "from_on": "2026-12-01"})
+    assert "These hours share some with the off-peak price of ¥8.00" in words_at(clash.text, "from_hour")
+    with cast.database.read_only() as session:
+        id = session.scalars(sa.select(Tariff.id).order_by(Tariff.id.desc())).first()
+    early = post(client, f"/tariffs/{id}/end", {"until_on": "2026-11-18"})
+    assert "The last day can be 19 November 2026 at the earliest." in words_at(early.text, "until_on")
+    assert post(client, f"/tariffs/{id}/end", {"until_on": "2026-12-31"}).status_code == 302
+    assert "The off-peak price ends with 31 December 2026." in words(client.get("/tariffs"))
+    again = post(client, f"/tariffs/{id}/end", {"until_on": "2026-12-30"})
+    assert "This price already ends on 31 December 2026." in words_at(again.text, "until_on")
+    assert client.get("/tariffs/999/end").status_code == 404
+
+
+def test_finance_sets_a_weight_and_everybody_reads_it(app: Flask, cast: Cast) -> None:
+    client = sign_in(app, cast.users["he"], language="en")
+    address = f"/pools/{cast.pool}/weight/set"
+    good = {"weight": "1.25", "slice": "", "from_on": "2026-12-01"}
+    for field, typed, sentence in (
+        ("weight", "0", "Enter a number, for example 2.5."),
+        ("weight", "x", "Enter a number, for example 2.5."),
+        ("from_on", "2026-11-18", "A rate can begin on 19 November 2026 at the earliest."),
+        ("slice", "1g 10gb", "Write the slice as the maker does"),
+    ):
+        answer = post(client, address, good | {"weight": "0.5"} | {field: typed})
+        assert answer.status_code == 422
+        assert sentence in words_at(answer.text, field), field
+    assert post(client, address, good).status_code == 302
+    page = words(sign_in(app, cast.users["chen"], language="en").get("/tariffs"))
+    assert "1 December 2026 whole card 1.250" in page
+    for who in ("chen", "zhou", "xu"):
+        assert sign_in(app, cast.users[who]).get(address).status_code == 403
+
+
+def test_finance_sets_a_contract_price_for_a_programme(app: Flask, cast: Cast) -> None:
+    client = sign_in(app, cast.users["he"], language="en")
+    data = {
+        "pool_id": str(cast.pool), "size_class": "", "programme_id": str(cast.programme), "percent": "",
+        "price": "12", "from_on": "2026-12-01", "until_on": "2026-12-31",
+    }  # fmt: skip
+    for field, typed, at, sentence in (
+        ("programme_id", "", "size_class", "Choose a size of company, a programme, or both."),
+        ("percent", "10", "percent", "Enter either a percentage or a price."),
+        ("price", "", "percent", "Enter either a percentage or a price."),
+    ):
+        answer = post(client, "/discounts", data | {field: typed})
+        assert answer.status_code == 422
+        assert sentence in words_at(answer.text, at)
+    assert post(client, "/discounts", data).status_code == 302
+    page = words(client.get("/discounts"))
+    assert "all sizes SME compute programme ¥12.00 1 December 2026 – 31 December 2026" in page
+    clash = post(client, "/discounts", data)
+    assert "There is a contract price of ¥12.00" in words_at(clash.text, "from_on")
+    assert "One discount or contract price" in words(client.get("/tariffs"))

@@ -65,8 +65,8 @@ def test_a_manager_finds_the_own_statements_with_totals_so_far(
     app: Flask, cast: Cast, draft: int, other_draft: int
 ) -> None:
     page = words(sign_in(app, cast.users["lin"], language="en").get("/statements"))
-    assert "November 2026 so far: ¥349.80 payable" in page
-    assert "S-202611-00001 Draft 20.00 330.00 19.80 349.80" in page
+    assert "November 2026 so far: ¥330.00 before subsidy and tax" in page
+    assert "S-202611-00001 Draft 20.00 330.00 – –" in page
     assert "1–1 of 1" in page
     assert "66.00" not in page
 
@@ -78,15 +78,15 @@ def test_finance_and_auditors_see_the_month_with_tally_and_totals(
         page = words(sign_in(app, cast.users[who], language="en").get("/statements"))
         assert "November 2026: 2 drafts, ¥396.00 before tax so far" in page
         assert "2 All 2 Draft 0 In review" in page
-        assert "Luyu Vision S-202611-00002 Draft 4.00 66.00 69.96" in page
-        assert "Payable ¥419.76" in page
+        assert "Luyu Vision S-202611-00002 Draft 4.00 – 66.00 –" in page
+        assert "Drafts so far, before subsidy and tax ¥396.00" in page
     walk.close(cast, cast.yusheng, "2026-11", policy, now=END + 3 * HOUR)
     set_now(app, END + 4 * HOUR)
     client = sign_in(app, cast.users["he"], language="en")
     page = words(client.get("/statements"))
     assert "November 2026: 1 of 2 statements are still drafts" in page
     assert "Closed, before tax ¥330.00" in page
-    assert "Drafts so far, before tax ¥66.00" in page
+    assert "Drafts so far, before subsidy and tax ¥66.00" in page
     only = words(client.get("/statements?month=2026-11&state=in_review"))
     assert "Yusheng Voice" in only
     assert "Luyu Vision" not in only
@@ -128,12 +128,20 @@ def test_every_number_of_a_line_opens_to_the_records_that_make_it(
     walk.run(cast, other, at=NOW + 3 * HOUR, until=NOW + 4 * HOUR)
     client = sign_in(app, cast.users["lin"], language="en")
     page = client.get(f"/statements/{draft}").text
-    links = [link.replace("&amp;", "&") for link in re.findall(r'href="(/usage/records\?[^"]+)"', page)]
-    lines = [link for link in links if f"booking_id={booking}&" in link + "&"]
-    assert len(lines) == 2
+    links = [link.replace("&amp;", "&") for link in re.findall(r'href="([^"]+)"', page)]
+    lines = [link for link in links if link.startswith(f"/statements/{draft}/line?booking={booking}&")]
+    assert len(lines) == 3, "hours, list and net; there is no discount and no subsidy"
     for link in lines:
-        assert "3 records: 20 GPU-hours" in words(client.get(link))
-    sums = [link for link in links if "booking_id" not in link]
+        line = client.get(link)
+        shown = words(line)
+        assert "Usage, booking 1: ¥330.00 net" in shown
+        assert "3 charges: 72,000 GPU-seconds 20 GPU-hours" in shown
+        assert "weight 1.0 Version 2026-1 of the rules" in shown
+        assert "¥16.50 per GPU-hour, divided by 3,600 once: ¥330.00" in shown
+        records = re.findall(r'href="(/usage/records/\d+)"', line.text)
+        assert len(set(records)) == 3
+        assert client.get(records[0]).status_code == 200
+    sums = [link for link in links if link.startswith("/usage/records?")]
     assert len(sums) == 2
     for link in sums:
         assert "4 records: 21 GPU-hours" in words(client.get(link))
@@ -224,11 +232,14 @@ def test_the_file_has_the_lines_the_tax_and_the_total_and_is_logged(
         ("tax", "", "19.80"),
         ("payable", "", "349.80"),
     ]
+    assert [rows[0][name] for name in ("list_cny", "discount_cny", "subsidy_cny", "charge")] == [
+        "330.00", "0.00", "0.00", "usage",
+    ]  # fmt: skip
     assert rows[0]["booking_title"] == "'=声码器"
     assert {row["statement"] for row in rows} == {"S-202611-00001"}
     with cast.database.read_only() as session:
         logged = session.scalars(sa.select(AccessLogEntry).where(AccessLogEntry.kind == "export")).one()
-        assert (logged.user_id, logged.detail) == (cast.users["lin"], "S-202611-00001")
+        assert (logged.user_id, logged.detail) == (cast.users["lin"], "S-202611-00001.csv")
         assert session.get_one(Statement, draft).state == "draft"
 
 
@@ -250,7 +261,7 @@ def test_a_teams_statement_goes_to_its_sponsor_and_stays_there(
     set_now(app, END + 4 * HOUR)
     lin = sign_in(app, cast.users["lin"], language="en")
     listed = words(lin.get("/statements"))
-    assert "November 2026 so far: ¥349.80 payable" in listed
+    assert "November 2026 so far: ¥330.00 before subsidy and tax" in listed
     assert "Team Luyu Vision; you pay as its sponsor S-202611-00002 In review 4.00 66.00" in listed
     page = lin.get(sheet)
     assert "Billed to 屿声科技 Yusheng Voice sponsor of the team Credit code 91440300708461136T" in words(page)

@@ -20,7 +20,7 @@ from compute_portal.usage.queries import Which, list_records
 from compute_portal.usage.views import _round_lines
 from tests import walk
 from tests.cast import HOUR, NOW, Cast
-from tests.web import Queries, make_app, rows_in, set_now, sign_in, words
+from tests.web import Queries, make_app, post, rows_in, set_now, sign_in, words
 
 LATER = NOW + 6 * HOUR
 MINUTES = dt.timedelta(minutes=1)
@@ -319,3 +319,80 @@ def test_a_pool_of_another_price_is_added_up_apart(app: Flask, cast: Cast, polic
     month = words(client.get("/usage"))
     assert "Wed 18 Nov 1.00" in month
     assert "Thu 19 Nov 1.00" in month
+
+
+# -- corrections and another rate -------------------------------------------------------------------------------------
+
+
+def test_an_operator_gives_hours_back_and_the_record_shows_it(app: Flask, cast: Cast, booking: int) -> None:
+    record = record_ids(cast, booking)[0]
+    address = f"/usage/records/{record}"
+    operator = sign_in(app, cast.users["zhou"], language="en")
+    for typed, sentence in (
+        ({"hours": "", "reason": "计量偏差"}, "This is needed."),
+        ({"hours": "8.5", "reason": "计量偏差"}, "Of this charge 8 GPU-hours can still be given back"),
+        ({"hours": "-1", "reason": "计量偏差"}, "2,000"),
+        ({"hours": "2", "reason": " "}, "This is needed."),
+    ):
+        answer = post(operator, f"{address}/correct", typed, page=address)
+        assert answer.status_code == 422
+        assert sentence in words(answer), typed
+        assert typed["hours"] in answer.text
+    assert rows_in(cast.database, Charge) == 3
+    answer = post(operator, f"{address}/correct", {"hours": "2", "reason": "计量偏差"}, page=address)
+    assert answer.status_code == 302
+    page = words(sign_in(app, cast.users["chen"], language="en").get(address))
+    assert "Changed since: 6 GPU-hours stand" in page
+    assert "Correction Corrected: 计量偏差" in page
+    assert "-2.00 16.50 -33.00" in page.replace("−", "-")
+    assert "Give hours back" not in page
+    listed = words(sign_in(app, cast.users["chen"], language="en").get(f"/usage/records?booking_id={booking}"))
+    assert "changed since" in listed
+    assert "3 records: 20 GPU-hours" in listed  # what was metered stays
+    rows = rows_of(sign_in(app, cast.users["chen"]).get(f"/usage/export.csv?booking_id={booking}").text)
+    assert [row["kind"] for row in rows] == ["usage", "correction", "usage", "usage"]
+    assert (rows[1]["gpu_seconds"], rows[1]["amount_cny"]) == ("-7200", "-33.00")
+
+
+def test_only_operators_correct_and_only_finance_prices_again(app: Flask, cast: Cast, booking: int) -> None:
+    record = record_ids(cast, booking)[0]
+    for who in ("lin", "chen", "he", "xu", "an"):
+        client = sign_in(app, cast.users[who], language="en")
+        answer = client.post(f"/usage/records/{record}/correct", data={"hours": "1", "reason": "x"})
+        assert answer.status_code in (400, 403), who
+    for who, status in (("he", 200), ("zhou", 403), ("lin", 403)):
+        client = sign_in(app, cast.users[who], language="en")
+        assert client.get(f"/usage/rerate?enterprise_id={cast.yusheng}").status_code == status
+    assert sign_in(app, cast.users["he"]).get("/usage/rerate").status_code == 404
+    assert rows_in(cast.database, Charge) == 3
+
+
+def test_finance_prices_a_month_again_and_is_told_when_nothing_changes(app: Flask, cast: Cast, booking: int) -> None:
+    finance = sign_in(app, cast.users["he"], language="en")
+    address = f"/usage/rerate?enterprise_id={cast.yusheng}"
+    wrong = post(finance, address, {"month": "2026-13", "reason": "规模更正"})
+    assert wrong.status_code == 422
+    assert "Write the month like 2026-11." in words(wrong)
+    answer = post(finance, address, {"month": "2026-11", "reason": "规模更正"})
+    assert answer.status_code == 302
+    assert "already stands at the price that the books say" in words(finance.get(answer.headers["Location"]))
+    assert rows_in(cast.database, Charge) == 3
+
+
+def test_the_month_of_an_enterprise_shows_its_cost_how_long_it_lasts_and_how_fresh_it_is(
+    app: Flask, cast: Cast, policy: Policy
+) -> None:
+    id = cast.submit(cast.flexible(gpus=8, hours=72), policy.bookings)
+    key = walk.start(cast, id, at=NOW)
+    walk.meter(cast, key, now=NOW + 48 * HOUR, until=NOW + 48 * HOUR)
+    set_now(app, NOW + 48 * HOUR + 10 * MINUTES)
+    page = words(sign_in(app, cast.users["lin"], language="en").get("/usage"))
+    assert "¥6,336.00" in page
+    assert "How long the allocation lasts" in page
+    assert "At 192 GPU-hours a day" in page
+    assert "Much of it would expire unused" in page
+    assert "Metered until today 10:00" in page
+    detail = words(sign_in(app, cast.users["chen"], language="en").get(f"/allocations/{cast.allocation}"))
+    assert "How long it lasts At 192 GPU-hours a day" in detail
+    set_now(app, NOW + 52 * HOUR)
+    assert "Metering is missing since" in words(sign_in(app, cast.users["lin"], language="en").get("/usage"))

@@ -1,0 +1,219 @@
+"""When an allocation runs out at the pace of the last days, and what will be left when it ends.
+
+The pace is what was metered in the last 14 days, or since the first use when that is later; with less than a day of use
+nothing is foreseen. Where use is even, the answer is exact to the second.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from fractions import Fraction
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from .. import clock
+from ..access import Actor, visible
+from ..allocations.models import Allocation
+from ..allocations.states import AllocationState
+from ..bookings import prices
+from ..bookings.models import Attempt, Booking
+from ..ledger.queries import Balance, balances
+from ..pools.models import Discount, Pool, Tariff
+from ..pools.prices import to_fen
+from ..programmes.models import Programme
+from .models import Charge, UsageRecord
+
+WINDOW = dt.timedelta(days=14)
+LEAST = dt.timedelta(days=1)
+NUDGE_PERCENT = 20  # of the award: if more than this would expire, the page says what to do
+DAY = 86_400
+MOST = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """GPU-seconds. `left` is what can still be used, held hours too; `pace` is GPU-seconds a day.
+
+    `runs_out_at` is before the allocation ends, else None; then `expires` is what nobody will have used at its end.
+    Without a pace (`pace` is None) nothing is foreseen.
+    """
+
+    allocation_id: int
+    awarded: int
+    left: int
+    pace: Fraction | None
+    runs_out_at: dt.datetime | None
+    expires: int
+    ends_at: dt.datetime
+
+    @property
+    def last_day(self) -> dt.date:
+        return clock.day_of(self.ends_at - dt.timedelta(seconds=1))
+
+    @property
+    def pace_per_day(self) -> int | None:
+        return None if self.pace is None else round(self.pace)
+
+    @property
+    def nudges(self) -> bool:
+        """More would expire than is right."""
+        return self.pace is not None and self.expires * 100 > NUDGE_PERCENT * self.awarded
+
+
+def forecast(
+    allocation_id: int,
+    *,
+    awarded: int,
+    left: int,
+    used: int,
+    since: dt.datetime | None,
+    until: dt.datetime,
+    ends_at: dt.datetime,
+) -> Forecast:
+    """Pure: `used` GPU-seconds from `since` to `until` go on like that from `until` on."""
+    if since is None or until - since < LEAST or until >= ends_at:
+        return Forecast(allocation_id, awarded, left, None, None, 0, ends_at)
+    per_second = Fraction(used, clock.seconds_between(since, until))
+    to_come = per_second * clock.seconds_between(until, ends_at)
+    if to_come >= left and per_second:
+        seconds = -(-left // per_second)  # the second in which the last of it is used
+        return Forecast(
+            allocation_id, awarded, left, per_second * DAY, until + dt.timedelta(seconds=seconds), 0, ends_at
+        )
+    return Forecast(allocation_id, awarded, left, per_second * DAY, None, int(left - to_come), ends_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """An allocation that can be used now, and how long it lasts."""
+
+    allocation: Allocation
+    programme: Programme
+    pool: Pool
+    forecast: Forecast
+
+
+def outlooks(session: Session, enterprise_id: int, by: Actor, until: dt.datetime) -> list[Outlook]:
+    """The allocations that an enterprise can use now, by their end, metered up to `until`: two queries."""
+    begin = until - WINDOW
+    recent = _recent(enterprise_id, begin, until)
+    rows = session.execute(
+        visible(
+            sa.select(Allocation, Programme, Pool, sa.func.coalesce(recent.c.used, 0), recent.c.first_at)
+            .join(Programme, Programme.id == Allocation.programme_id)
+            .join(Pool, Pool.id == Allocation.pool_id)
+            .outerjoin(recent, recent.c.allocation_id == Allocation.id),
+            Allocation.enterprise_id,
+            by,
+        )
+        .where(Allocation.enterprise_id == enterprise_id, Allocation.state == AllocationState.ACTIVE)
+        .order_by(Allocation.ends_on, Allocation.id)
+        .limit(MOST)
+    ).all()
+    have = balances(session, [row[0].id for row in rows])
+    return [
+        Outlook(allocation, programme, pool, _of(allocation, have[allocation.id], int(used), first, begin, until))
+        for allocation, programme, pool, used, first in rows
+    ]
+
+
+def of_allocation(session: Session, allocation: Allocation, balance: Balance, now: dt.datetime) -> Forecast:
+    """Of one allocation whose balance is known, up to where its runs are metered. One query."""
+    hour = clock.floor_hour(now)
+    begin = hour - WINDOW
+    oldest = (
+        sa.select(sa.func.min(Attempt.metered_until_at))
+        .join(Booking, Booking.id == Attempt.booking_id)
+        .where(
+            Booking.allocation_id == allocation.id, Attempt.metered_whole == sa.false(), Attempt.granted_at.is_not(None)
+        )
+        .scalar_subquery()
+    )
+    used, first, open_until = session.execute(
+        sa.select(
+            sa.func.coalesce(sa.func.sum(UsageRecord.gpu_seconds), 0), sa.func.min(UsageRecord.starts_at), oldest
+        ).where(
+            UsageRecord.enterprise_id == allocation.enterprise_id,
+            UsageRecord.allocation_id == allocation.id,
+            UsageRecord.day_on >= clock.day_of(begin),
+            UsageRecord.starts_at >= begin,
+            UsageRecord.starts_at < sa.func.coalesce(oldest, hour),
+        )
+    ).one()
+    until = hour if open_until is None else min(hour, open_until)
+    return _of(allocation, balance, int(used), first, begin, until)
+
+
+def _recent(enterprise_id: int, begin: dt.datetime, until: dt.datetime) -> sa.Subquery:
+    """GPU-seconds of each allocation of an enterprise in the last days, and when the first of them was used."""
+    return (
+        sa.select(
+            UsageRecord.allocation_id,
+            sa.func.sum(UsageRecord.gpu_seconds).label("used"),
+            sa.func.min(UsageRecord.starts_at).label("first_at"),
+        )
+        .where(
+            UsageRecord.enterprise_id == enterprise_id,
+            UsageRecord.day_on >= clock.day_of(begin),
+            UsageRecord.starts_at >= begin,
+            UsageRecord.starts_at < until,
+        )
+        .group_by(UsageRecord.allocation_id)
+        .subquery()
+    )
+
+
+def _of(
+    allocation: Allocation,
+    balance: Balance,
+    used: int,
+    first: dt.datetime | None,
+    begin: dt.datetime,
+    until: dt.datetime,
+) -> Forecast:
+    return forecast(
+        allocation.id,
+        awarded=balance.awarded,
+        left=max(0, balance.available + balance.held + balance.withheld),
+        used=used,
+        # Who used something before these days has been at it all the time.
+        since=begin if balance.used > used else first,
+        until=until,
+        ends_at=allocation.ends_at,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """What a month's charges come to so far, before subsidy and tax: GPU-seconds, and micro-yuan to the fen."""
+
+    gpu_seconds: int
+    list_micro_yuan: int
+    net_micro_yuan: int
+
+
+def spend(session: Session, enterprise_id: int, month: str) -> Spend:
+    """Everything billed in the month: usage, fees, credits. Rounded once, so a statement, which rounds each line, may
+    differ by fen. One query."""
+    rows = session.execute(
+        sa.select(
+            Charge.weight_milli, Tariff.id, Tariff.price_micro_yuan, Discount.id, Discount.percent,
+            Discount.price_micro_yuan, sa.func.sum(Charge.gpu_seconds),
+        )
+        .join(Tariff, Tariff.id == Charge.tariff_id)
+        .outerjoin(Discount, Discount.id == Charge.discount_id)
+        .where(Charge.enterprise_id == enterprise_id, Charge.billed_in == month)
+        .group_by(
+            Charge.weight_milli, Tariff.id, Tariff.price_micro_yuan, Discount.id, Discount.percent,
+            Discount.price_micro_yuan,
+        )
+    )  # fmt: skip
+    seconds, at_list, net = 0, Fraction(0), Fraction(0)
+    for weight, tariff_id, price, discount_id, percent, contract, amount in rows:
+        point = prices.price_point(tariff_id, price, discount_id, percent, contract, weight)
+        seconds += int(amount)
+        at_list += point.list_of(int(amount))
+        net += point.contract_of(int(amount))
+    return Spend(seconds, to_fen(at_list), to_fen(net))
