@@ -55,7 +55,7 @@ BADGES: dict[str, dict[str, Badge]] = {
     },
     "dispute": {
         "opened": Badge("stop", "half", N_("In dispute")),
-        "upheld": Badge("live", "check", N_("Upheld")),
+        "upheld": Badge("live", "check", N_("Dispute upheld")),
         "partly": Badge("live", "hollow", N_("Partly upheld")),
         "rejected": Badge("", "cross", N_("Rejected")),
         "withdrawn": Badge("", "dash", N_("Withdrawn")),
@@ -112,7 +112,7 @@ BADGES: dict[str, dict[str, Badge]] = {
         "offered": Badge("ask", "ring", N_("Kept for you")),
         "booked": Badge("live", "check", N_("Booked")),
         "lapsed": Badge("", "dashed", N_("Lapsed")),
-        "left": Badge("", "dash", N_("Left")),
+        "left": Badge("", "dash", N_("Left the wait-list")),
         "over": Badge("stop", "cross", N_("No room came")),
     },
     "maintenance": {

@@ -1,4 +1,7 @@
-"""Claims on settled statements: opened by themselves, once each, also after a restart."""
+"""What subsidies need nobody for: claims on settled statements, schemes of programmes that bear part of a price.
+
+Each is made once, also after a restart.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from compute_portal.claims import service as claims
+from compute_portal.subsidies import service as subsidies
 from scheduler.context import Context, PassFailed, in_batches
 from scheduler.phases import phase
 
 
 def run(context: Context, now: dt.datetime) -> int:
     """Returns how many statements were looked at. Raises PassFailed naming those that could not be."""
+    context.transact(lambda session: subsidies.cover_programmes(session, now=now))
     with context.database.read_only() as session:
         ids = claims.list_to_open(session)
     problems: list[str] = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import typst
 
 from compute_portal import clock, units
-from compute_portal.access import Actor, Role
+from compute_portal.access import SYSTEM, Actor, Role
 from compute_portal.allocations import changes, requests
 from compute_portal.allocations import service as allocations
 from compute_portal.allocations.changes import Wish as Change
@@ -33,6 +33,7 @@ from compute_portal.policy import Policy
 from compute_portal.programmes.rules import usual_rules
 from compute_portal.review import appeals, letters
 from compute_portal.review import service as review
+from compute_portal.subsidies import examples
 
 from .town import Town
 
@@ -134,8 +135,13 @@ class Office:
 
 
 def before(office: Office, start: dt.datetime, now: dt.datetime) -> None:
-    """A programme with tracks, a sponsored team with hours, a large award whose report falls due in some days."""
+    """A programme with tracks, a sponsored team with hours, a large award whose report falls due in some days.
+
+    And the voucher schemes of other cities, as examples.
+    """
     town = office.town
+    first = clock.day_of(start).replace(day=1)
+    office.do(lambda session: examples.load(session, from_on=first, by=SYSTEM, now=start))
     rules = usual_rules()
     *small, large = rules.tracks
     rules = dataclasses.replace(rules, tracks=(*small, dataclasses.replace(large, needs_earlier_use=False)))
@@ -155,9 +161,9 @@ def before(office: Office, start: dt.datetime, now: dt.datetime) -> None:
     town.allocations[TEAM, POOL] = office.ask(TEAM, "海底声纹识别", 3_000, 92, start)
     lived = (clock.day_of(now) - clock.day_of(start)).days
     staged = office.ask("xingcha", "遥感基座第三阶段", 60_000, min(180, 2 * (lived + 6)), start)
-    first, second = office.reviewers
-    office.approve(staged, 60_000, first, start + DAY)
-    office.approve(staged, 50_000, second, start + 2 * DAY, "先按数据量核定，进展报告后可追加。")
+    one, other = office.reviewers
+    office.approve(staged, 60_000, one, start + DAY)
+    office.approve(staged, 50_000, other, start + 2 * DAY, "先按数据量核定，进展报告后可追加。")
     # A small one that has ended by now; the calendar closes it.
     office.ask("mufeng", "降水临近预报评测", 1_200, 20, start)
 

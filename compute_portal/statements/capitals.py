@@ -9,6 +9,11 @@ PLACES = ("", "拾", "佰", "仟")
 GROUPS = ("", "万", "亿", "万亿")
 
 
+def in_words(micro_yuan: int) -> str:
+    """With the currency before it: 人民币肆万伍仟柒佰壹拾伍元贰角捌分."""
+    return "人民币" + capitals(micro_yuan)
+
+
 def capitals(micro_yuan: int) -> str:
     """Whole fen; below 10**16 yuan. Raises ValueError for anything else."""
     fen, rest = divmod(abs(micro_yuan), units.MICRO_PER_FEN)

@@ -15,7 +15,7 @@ from typing import Any
 import xlsxwriter
 
 from .. import exports, units
-from ..language import Language, gettext
+from ..language import N_, Language, gettext
 from .content import Content
 from .words import KINDS_OF_CHARGE
 
@@ -112,7 +112,7 @@ def xlsx(content: Content, language: Language) -> bytes:
         sheet.write_string(row, 2, line["title"])
         sheet.write_string(row, 3, line["pool"])
         sheet.write_string(row, 4, say(KINDS_OF_CHARGE[line["kind"]]))
-        sheet.write_string(row, 5, say("adjustment") if line["adjustment"] else "")
+        sheet.write_string(row, 5, say(N_("adjustment")) if line["adjustment"] else "")
         sheet.write_number(row, 6, line["gpu_seconds"], whole)
         sheet.write_number(row, 7, float(units.gpu_hours(line["gpu_seconds"])), quantity)
         sheet.write_number(row, 8, float(exact_yuan(line["list_price"])), money)
@@ -121,12 +121,12 @@ def xlsx(content: Content, language: Language) -> bytes:
             sheet.write_number(row, 10 + offset, float(units.yuan(line[name])), money)
     row += 1
     totals = content["totals"]
-    sheet.write_string(row, 0, say("Subtotal, before tax"), bold)
+    sheet.write_string(row, 0, say(N_("Subtotal, before tax")), bold)
     sheet.write_number(row, 6, totals["gpu_seconds"], whole)
     sheet.write_number(row, 7, float(units.gpu_hours(totals["gpu_seconds"])), quantity)
     for offset, name in enumerate(AMOUNTS):
         sheet.write_number(row, 10 + offset, float(units.yuan(totals[name])), strong)
-    for name, label in (("tax", say("Tax")), ("payable", say("Payable"))):
+    for name, label in (("tax", say(N_("Tax"))), ("payable", say(N_("Payable")))):
         row += 1
         sheet.write_string(row, 0, label, bold)
         sheet.write_number(row, 14, float(units.yuan(totals[name])), strong)
@@ -137,23 +137,24 @@ def xlsx(content: Content, language: Language) -> bytes:
 
 
 def _head(content: Content, say: Any) -> Iterator[tuple[str, str]]:
-    yield say("Number"), content["number"]
-    yield say("Month"), content["month"]
-    yield say("Enterprise"), content["enterprise"]["name"]
-    yield say("Credit code"), content["enterprise"]["credit_code"] or ""
+    yield say(N_("Number")), content["number"]
+    yield say(N_("Month")), content["month"]
+    yield say(N_("Enterprise")), content["enterprise"]["name"]
+    yield say(N_("Credit code")), content["enterprise"]["credit_code"] or ""
     if content["payer"]["id"] != content["enterprise"]["id"]:
-        yield say("Billed to"), content["payer"]["name"]
-        yield say("Credit code"), content["payer"]["credit_code"] or ""
-    yield say("Bureau"), content["bureau"]["name"]
-    yield say("Currency"), content["currency"]
+        yield say(N_("Billed to")), content["payer"]["name"]
+        yield say(N_("Credit code")), content["payer"]["credit_code"] or ""
+    yield say(N_("Bureau")), content["bureau"]["name"]
+    yield say(N_("Currency")), content["currency"]
 
 
 def _titles(say: Any) -> list[str]:
-    return [
-        say("Line"), say("Booking"), say("Title"), say("Pool"), say("Kind of charge"), say("Adjustment"),
-        say("GPU-seconds"), say("GPU-hours"), say("Unit price"), say("Contract price"), say("List"), say("Discount"),
-        say("Subsidy"), say("Voucher"), say("Net"),
-    ]  # fmt: skip
+    titles = (
+        N_("Line"), N_("Booking"), N_("Title"), N_("Pool"), N_("Kind of charge"), N_("Adjustment"), N_("GPU-seconds"),
+        N_("GPU-hours"), N_("Unit price"), N_("Contract price"), N_("List"), N_("Discount"), N_("Subsidy"),
+        N_("Voucher"), N_("Net"),
+    )  # fmt: skip
+    return [say(title) for title in titles]
 
 
 # -- FOCUS 1.2 (focus.finops.org, FinOps Open Cost and Usage Specification)

@@ -21,7 +21,7 @@ class DisputeForm(PortalForm):
 
 
 OUTCOMES = {
-    DisputeState.UPHELD: N_("Upheld"),
+    DisputeState.UPHELD: N_("Fully upheld"),
     DisputeState.PARTLY: N_("Partly upheld"),
     DisputeState.REJECTED: N_("Rejected"),
 }
@@ -30,7 +30,7 @@ OUTCOMES = {
 class AnswerForm(PortalForm):
     outcome = RadioChoiceField(N_("Outcome"), [Required()])
     hours = HoursField(N_("GPU-hours to give back"), description=N_("Only when it is partly upheld"))
-    text = TextField(N_("Answer"), [Required()], most=2000, description=N_("The company reads it."))
+    text = TextField(N_("Answer to the company"), [Required()], most=2000, description=N_("The company reads it."))
 
 
 class PaymentForm(PortalForm):

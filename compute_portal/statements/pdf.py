@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from .. import clock
 from ..language import LANGUAGES, N_, Language, amount, day, exact, gettext, hours_exact, money, month_name
 from ..review.letters import FONTS, check_glyphs, coverage
-from .capitals import capitals
+from .capitals import in_words
 from .content import Content
 from .models import Statement, StatementContent, StatementDocument
 from .words import KINDS_OF_CHARGE
@@ -89,7 +89,7 @@ def _section(language: Language, content: Content) -> dict[str, Any]:
         "number": content["number"],
         "payable_label": say(N_("Total payable, with tax")),
         "payable": money(payable, language),
-        "capitals": f"人民币{capitals(payable)}",
+        "capitals": in_words(payable),
         "facts": facts,
         "columns": [
             say(N_("Line")), say(N_("Booking")), say(N_("Kind of charge")), say(N_("GPU-hours")),

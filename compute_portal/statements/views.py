@@ -32,6 +32,9 @@ from .queries import ONLY, Difference, Line, Sheet, Which
 from .states import COMPUTED, DISPUTE_LIFE, FINAL, LIFE, DisputeState, JobKind, StatementState
 from .words import KINDS_OF_CHARGE
 
+# What a statement can be taken away as: the file's name for people, and its route.
+FILES = (("PDF", "letter"), ("XLSX", "workbook"), ("CSV", "export"), ("FOCUS 1.2", "focus"))
+
 blueprint = Blueprint("statements", __name__, template_folder="templates")
 MONTH = re.compile(r"20\d\d-(0[1-9]|1[0-2])")
 LONGEST_SEARCH = 60
@@ -179,6 +182,7 @@ def page(statement_id: int) -> ResponseReturnValue:
     totals = queries.totals_of(statement, lines)
     start, end = clock.month_bounds(statement.month)
     final = statement.state in FINAL
+    paid = queries.payments_of(read(), statement_id) if final else []
     return render_template(
         "statements/page.html",
         statement=statement,
@@ -188,7 +192,7 @@ def page(statement_id: int) -> ResponseReturnValue:
         lines=lines[lines_page.offset : lines_page.offset + lines_page.size],
         page=lines_page,
         totals=totals,
-        capitals=capitals.capitals(totals.payable_micro_yuan),
+        capitals=capitals.in_words(totals.payable_micro_yuan),
         period=(clock.day_of(start), _last_day(end)),
         closes_at=end + dt.timedelta(hours=portal().policy.metering.close_month_after_hours),
         over=now() >= end,
@@ -202,9 +206,11 @@ def page(statement_id: int) -> ResponseReturnValue:
         line_address=lambda line: _line_address(statement, line),
         everything=url_for("usage.records", billed_in=statement.month, enterprise_id=enterprise.id),
         disputes={dispute.line_id: dispute for dispute in queries.disputes_of(read(), statement_id)} if final else {},
-        payments=queries.payments_of(read(), statement_id) if final else [],
+        payments=paid,
+        paid=sum(payment.amount_micro_yuan for payment in paid),
         fapiaos=queries.fapiaos_of(read(), statement_id) if final else [],
         kinds=KINDS_OF_CHARGE,
+        files=FILES,
         owns=by.may(Permission.DISPUTE_OPEN),
         may=by.may,
         me=by.user_id,
@@ -567,7 +573,12 @@ def receipt_keys() -> ResponseReturnValue:
     """How anybody checks a receipt: the script and the public keys."""
     settings = portal().settings
     signer = receipts.make_signer(settings.receipt_key, settings.secret_key)
-    return render_template("statements/receipts.html", keys=receipts.list_keys(read()), current=signer.public_key)
+    return render_template(
+        "statements/receipts.html",
+        keys=receipts.list_keys(read()),
+        current=signer.public_key,
+        command=f"python {receipts.SCRIPT.name} S-202611-00001.json {signer.public_key[:12]}…",
+    )
 
 
 @blueprint.get("/receipts/verify_receipt.py")

@@ -94,8 +94,9 @@ def entitlements_of(
     mode: Mode | None = Mode.DEDUCT,
     lock: bool = False,
 ) -> dict[int, Entitled]:
-    """For each enterprise the schemes of this mode (None: of both) and what is left, in ten statements for any number.
+    """For each enterprise the schemes of this mode (None: of both) and what is left.
 
+    Three to eight statements for any number of enterprises: only what some scheme in force looks at is asked for.
     With `lock` the schemes' rows are held FOR UPDATE: what is left stays true until the transaction ends. They are
     locked after billing months and before ledger accounts.
     """
@@ -106,8 +107,12 @@ def entitlements_of(
     vouchers = frozenset(version.id for scheme, version in versions if scheme.programme_id is None)
     if not schemes:
         return {id: Entitled(id, month, vouchers=vouchers) for id in enterprise_ids}
-    firms = _firms(session, enterprise_ids, month)
-    used, taken = _used_and_taken(session, enterprise_ids, month)
+    rules = [each.rules for each in schemes]
+    firms = _firms(session, enterprise_ids, month, rules)
+    used: dict[int, dict[int, Used]] = defaultdict(dict)
+    taken: dict[int, int] = {}
+    if any(r.cap_micro_yuan is not None or r.pool_micro_yuan is not None or r.months for r in rules):
+        used, taken = _used_and_taken(session, enterprise_ids, month)
     left = _left_of_pools(session, schemes, taken)
     bound = _bound(session, enterprise_ids)
     return {
@@ -174,7 +179,7 @@ def _entitlement(each: InForce, firm: Firm, used: Used, left_of_pool: int | None
     )
 
 
-def _firms(session: Session, ids: Collection[int], month: str) -> dict[int, Firm]:
+def _firms(session: Session, ids: Collection[int], month: str, rules: Collection[SchemeRules]) -> dict[int, Firm]:
     day = last_day(month)
     own: dict[int, Firm] = {}
     for id, today, state, code, size in session.execute(
@@ -185,10 +190,12 @@ def _firms(session: Session, ids: Collection[int], month: str) -> dict[int, Firm
     ):
         codes = frozenset([code] if code else [])
         own[id] = Firm((size or today).value, state is EnterpriseState.VERIFIED, frozenset(), codes)  # the last one
-    for id, traits in traits_on(session, ids, day).items():
-        own[id].traits = traits
-    for id, code in _related_codes(session, ids, day):
-        own[id].codes |= {code}
+    if any(r.asks_traits for r in rules):
+        for id, traits in traits_on(session, ids, day).items():
+            own[id].traits = traits
+    if any(r.suppliers for r in rules):
+        for id, code in _related_codes(session, ids, day):
+            own[id].codes |= {code}
     return own
 
 
@@ -257,8 +264,8 @@ def _used_and_taken(
 
 def _left_of_pools(session: Session, schemes: Collection[InForce], taken: Mapping[int, int]) -> dict[int, int | None]:
     """The year's pool and the budget, whichever is less. A subsidy that awards promised has no limit."""
-    owners = {owner_of(each.scheme) for each in schemes}
-    money = ledger_queries.money_left(session, owners)
+    owners = {owner_of(each.scheme) for each in schemes if not each.rules.rate_of_award}
+    money = ledger_queries.money_left(session, owners) if owners else {}
     left: dict[int, int | None] = {}
     for each in schemes:
         if each.rules.rate_of_award:

@@ -79,6 +79,8 @@ class SchemeRules:
 
     def resource_of(self, model: str) -> str | None:
         """The class that a GPU model belongs to: the first whose list names a part of the model's name."""
+        if not self.resources:
+            return None
         said = model.casefold()
         return next((key for key, names in self.resources.items() if any(n.casefold() in said for n in names)), None)
 
@@ -94,6 +96,10 @@ class SchemeRules:
         """The most that any enterprise gets of any cost."""
         by_kind = (self.rate_by_size, self.rate_by_resource, self.rate_by_trait)
         return max([self.rate_permille, *(rate for rates in by_kind for rate in rates.values())])
+
+    @property
+    def asks_traits(self) -> bool:
+        return bool(self.rate_by_trait or self.cap_by_trait or self.any_trait or self.bonus_trait)
 
     def cap(self, traits: Iterable[str]) -> int | None:
         """None: no cap."""
@@ -340,7 +346,8 @@ def above_minimum(schemes: Iterable[Entitlement], costs: Sequence[Cost]) -> list
     return [
         each
         for each in schemes
-        if sum((cost.exact for cost in costs if each.rate(cost)), Fraction(0)) >= each.rules.minimum_micro_yuan
+        if not each.rules.minimum_micro_yuan
+        or sum((cost.exact for cost in costs if each.rate(cost)), Fraction(0)) >= each.rules.minimum_micro_yuan
     ]
 
 

@@ -168,7 +168,7 @@ def cover_programmes(session: Session, *, by: Actor = SYSTEM, now: dt.datetime) 
         open_scheme(
             session,
             SchemeRules(1, SchemeKind.PROGRAMME, Mode.DEDUCT, rate_of_award=True, excluded_costs=()),
-            name=programme.name,
+            name=_free_name(session, programme),
             name_en=programme.name_en,
             why=N_("The programme bears the part of the price that its awards promise."),
             from_on=programme.starts_on.replace(day=1),
@@ -177,6 +177,11 @@ def cover_programmes(session: Session, *, by: Actor = SYSTEM, now: dt.datetime) 
             now=now,
         )
     return len(found)
+
+
+def _free_name(session: Session, programme: Programme) -> str:
+    taken = session.scalar(sa.select(Scheme.id).where(Scheme.name == programme.name))
+    return programme.name if taken is None else f"{programme.name[:100]} ({programme.id})"
 
 
 # -- taking -----------------------------------------------------------------------------------------------------------

@@ -343,28 +343,22 @@ def correct(record_id: int) -> ResponseReturnValue:
 # -- another rate
 
 
-@blueprint.get("/usage/rerate")
+@blueprint.get("/enterprises/<int:enterprise_id>/usage/rerate")
 @allows(Permission.USAGE_RERATE)
-def new_rate() -> ResponseReturnValue:
-    return _rate_page(RerateForm())
+def new_rate(enterprise_id: int) -> ResponseReturnValue:
+    return _rate_page(enterprise_id, RerateForm())
 
 
-def _rate_page(form: RerateForm) -> ResponseReturnValue:
-    return show("usage/rerate.html", form, enterprise=_chosen())
+def _rate_page(enterprise_id: int, form: RerateForm) -> ResponseReturnValue:
+    enterprise = enterprises.get_enterprise(read(), enterprise_id, actor())
+    return show("usage/rerate.html", form, enterprise=enterprise)
 
 
-def _chosen() -> Enterprise:
-    enterprise_id = _id("enterprise_id")
-    if enterprise_id is None:
-        raise NotFound
-    return enterprises.get_enterprise(read(), enterprise_id, actor())
-
-
-@blueprint.post("/usage/rerate")
+@blueprint.post("/enterprises/<int:enterprise_id>/usage/rerate")
 @allows(Permission.USAGE_RERATE)
-def rerate() -> ResponseReturnValue:
+def rerate(enterprise_id: int) -> ResponseReturnValue:
     form, by, at = RerateForm(), actor(), now()
-    enterprise_id = _chosen().id
+    enterprises.get_enterprise(read(), enterprise_id, by)
     if form.validate():
         month, reason = form.month.data or "", form.reason.data or ""
         start, end = clock.month_bounds(month)
@@ -385,7 +379,7 @@ def rerate() -> ResponseReturnValue:
         else:
             tell(_words_of(done[0]) if done else Sentence("usage-rerated-nothing"))
             return redirect(address)
-    return _rate_page(form)
+    return _rate_page(enterprise_id, form)
 
 
 def _words_of(done: service.Rerated) -> Sentence:

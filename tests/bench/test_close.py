@@ -27,7 +27,7 @@ from scheduler.month_end import AT_ONCE
 from tests import walk
 from tests.cast import HOUR, NOW, make_cast
 
-pytestmark = pytest.mark.bench
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 ENTERPRISES = int(os.environ.get("BENCH_CLOSE", "1000"))
 BOOKINGS, RECORDS = 50, 20  # of each enterprise, of each booking
 DECEMBER = clock.month_bounds("2026-11")[1] + 3 * HOUR

@@ -14,20 +14,30 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from compute_portal import clock, units, verify
-from compute_portal.access import SYSTEM
+from compute_portal.access import SYSTEM, Actor, Role
 from compute_portal.bookings import attempts
 from compute_portal.bookings import service as bookings
+from compute_portal.claims.models import Claim
+from compute_portal.claims.states import ClaimState
 from compute_portal.db import Database
+from compute_portal.lifecycle import begin
 from compute_portal.policy import Policy
 from compute_portal.pools import service as pools
 from compute_portal.pools.states import NodeState
 from compute_portal.programmes import service as programmes
 from compute_portal.sentences import Sentence
+from compute_portal.statements import receipts
+from compute_portal.statements import service as statements
+from compute_portal.subsidies import examples
+from compute_portal.subsidies import queries as subsidy_queries
+from compute_portal.subsidies import service as subsidies
+from compute_portal.subsidies.rules import Take
 from compute_portal.tables import Base
 from compute_portal.usage import service as usage
 from migrations.triggers import APPEND_ONLY
 from tests import walk
 from tests.cast import HOUR, NOW, Cast
+from tests.compute_portal.statements.conftest import ISSUER
 
 AFTER_THE_MONTH = dt.datetime(2026, 12, 3, tzinfo=dt.UTC)
 
@@ -58,6 +68,7 @@ def city(cast: Cast, policy: Policy) -> City:
     cancelled = cast.submit(cast.fixed(gpus=16, start_in=20), policy.bookings)
     cast.database.transaction(lambda s: bookings.cancel(s, cancelled, by=cast.member, now=NOW + HOUR))
     walk.close(cast, cast.yusheng, "2026-11", policy, now=AFTER_THE_MONTH)
+    _issue(cast, policy, walk.close(cast, cast.luyu, "2026-11", policy, now=AFTER_THE_MONTH))
     cast.now = AFTER_THE_MONTH
     running = cast.submit(cast.flexible(gpus=4, hours=3), policy.bookings)
     key = walk.start(cast, running, at=AFTER_THE_MONTH)
@@ -65,6 +76,19 @@ def city(cast: Cast, policy: Policy) -> City:
     confirmed = cast.submit(cast.fixed(gpus=12, start_in=30), policy.bookings)
     waiting = cast.submit(cast.flexible(), policy.bookings)
     return City(cast, settled, fixed, running, confirmed, waiting, key)
+
+
+def _issue(cast: Cast, policy: Policy, statement_id: int) -> None:
+    second = Actor.of(cast.users["wu"], frozenset({Role.FINANCE}))
+
+    def work(session: Session) -> None:
+        statements.check(session, statement_id, by=cast.finance, now=AFTER_THE_MONTH)
+        statements.approve(session, statement_id, by=second, now=AFTER_THE_MONTH)
+        statements.issue(
+            session, statement_id, issuer=ISSUER, policy=policy.statements, by=cast.finance, now=AFTER_THE_MONTH
+        )
+
+    cast.database.transaction(work)
 
 
 def recount(database: Database) -> list[verify.Problem]:
@@ -255,6 +279,33 @@ def an_account_stands_below_zero(session: Session, city: City) -> None:
     run_sql(session, "UPDATE ledger_accounts SET balance = -1 WHERE bucket = 'withheld'")
     if not postgresql:
         session.execute(sa.text("PRAGMA ignore_check_constraints = off"))
+
+
+def subsidised(session: Session, city: City) -> tuple[int, int, int]:
+    """(scheme, version, statement): a voucher scheme with money, of which the closed statement took 30 yuan."""
+    scheme = examples.load(session, from_on=dt.date(2026, 11, 1), by=SYSTEM, now=NOW, only=("Nanning",))["Nanning"]
+    version = subsidy_queries.list_versions(session, scheme.id)[0].id
+    statement = session.scalars(sa.text("SELECT MIN(id) FROM statements")).one()
+    take = [Take(version, 30 * units.MICRO_PER_YUAN)]
+    subsidies.take(session, statement, city.cast.yusheng, "2026-11", take, by=SYSTEM, now=NOW)
+    return scheme.id, version, statement
+
+
+@damage("budget")
+def a_use_was_raised_behind_the_budget(session: Session, city: City) -> None:
+    subsidised(session, city)
+    run_sql(session, "UPDATE subsidy_uses SET amount_micro_yuan = amount_micro_yuan + 10000")
+
+
+@damage("claim")
+def a_claim_took_nothing_from_its_scheme(session: Session, city: City) -> None:
+    scheme, version, statement = subsidised(session, city)
+    claim = Claim(
+        number="C-1", enterprise_id=city.cast.yusheng, statement_id=statement, scheme_id=scheme, version_id=version,
+        state=ClaimState.OPENED, cost_micro_yuan=10_000, amount_micro_yuan=10_000, shares={}, opened_at=NOW,
+    )  # fmt: skip
+    session.add(claim)
+    begin(session, claim, verb="open", at=NOW, by=SYSTEM)
 
 
 @damage("buckets")
@@ -474,7 +525,45 @@ def a_line_has_another_price_than_its_tariff(session: Session, city: City) -> No
 
 @damage("line-amount")
 def a_lines_amount_is_a_fen_off(session: Session, city: City) -> None:
-    run_sql(session, "UPDATE statement_lines SET amount_micro_yuan = amount_micro_yuan + 10000")
+    run_sql(
+        session,
+        "UPDATE statement_lines SET amount_micro_yuan = amount_micro_yuan + 10000, "
+        "list_micro_yuan = list_micro_yuan + 10000",
+    )
+
+
+@damage("line-amount")
+def a_discount_stands_on_a_line_without_one(session: Session, city: City) -> None:
+    run_sql(
+        session,
+        "UPDATE statement_lines SET amount_micro_yuan = amount_micro_yuan - 10000, discount_micro_yuan = 10000",
+    )
+
+
+@damage("content")
+def a_digit_of_what_was_issued_was_changed(session: Session, city: City) -> None:
+    run_sql(session, "UPDATE statement_contents SET content = REPLACE(content, '2026-11', '2026-12')")
+
+
+@damage("content")
+def what_was_issued_was_signed_by_somebody_else(session: Session, city: City) -> None:
+    key = receipts.make_signer("", "intruder").public_key
+    run_sql(session, "UPDATE receipt_keys SET public_key = :key", key=key)
+
+
+@damage("issued")
+def the_content_of_an_issued_statement_is_gone(session: Session, city: City) -> None:
+    run_sql(session, "DELETE FROM statement_contents")
+
+
+@damage("chain-of-contents")
+def a_link_of_the_chain_is_missing(session: Session, city: City) -> None:
+    run_sql(session, "UPDATE statement_contents SET sequence = 2")
+
+
+@damage("settled")
+def a_statement_is_settled_that_nobody_paid(session: Session, city: City) -> None:
+    run_sql(session, "UPDATE statements SET state = 'settled' WHERE state = 'issued'")
 
 
 @damage("month-and-statement")
@@ -548,7 +637,11 @@ def a_usage_record_belongs_to_another_enterprise(session: Session, city: City) -
 
 @damage("tenants")
 def a_line_is_billed_to_another_enterprise(session: Session, city: City) -> None:
-    run_sql(session, "UPDATE statements SET enterprise_id = :other", other=city.cast.luyu)
+    run_sql(
+        session,
+        "UPDATE statements SET enterprise_id = :other, month = '2026-09' WHERE state = 'in_review'",
+        other=city.cast.luyu,
+    )
 
 
 @damage("others-hours")
@@ -584,9 +677,9 @@ def an_option_keeps_what_a_booking_has(session: Session, city: City) -> None:
 def somebody_is_offered_a_window_that_nothing_keeps(session: Session, city: City) -> None:
     run_sql(
         session,
-        "INSERT INTO waiters (state, enterprise_id, allocation_id, pool_id, title, gpus, starts_at, ends_at, joined_at, "
-        "kept_until_at) SELECT 'offered', enterprise_id, allocation_id, pool_id, 'x', gpus, starts_at, ends_at, "
-        "submitted_at, starts_at FROM bookings WHERE id = :id",
+        "INSERT INTO waiters (state, enterprise_id, allocation_id, pool_id, title, gpus, starts_at, ends_at, "
+        "joined_at, kept_until_at) SELECT 'offered', enterprise_id, allocation_id, pool_id, 'x', gpus, starts_at, "
+        "ends_at, submitted_at, starts_at FROM bookings WHERE id = :id",
         id=city.confirmed,
     )
 
@@ -648,8 +741,8 @@ def a_lost_run_was_credited_in_part(session: Session, city: City) -> None:
     run_sql(
         session,
         "INSERT INTO charges (reference, kind, usage_record_id, corrects_id, enterprise_id, booking_id, tariff_id, "
-        "weight_milli, gpu_seconds, billed_in, adjustment, charged_at) SELECT 'outage:1', 'outage', usage_record_id, id, "
-        "enterprise_id, booking_id, tariff_id, weight_milli, -1, billed_in, adjustment, charged_at FROM charges "
+        "weight_milli, gpu_seconds, billed_in, adjustment, charged_at) SELECT 'outage:1', 'outage', usage_record_id, "
+        "id, enterprise_id, booking_id, tariff_id, weight_milli, -1, billed_in, adjustment, charged_at FROM charges "
         "WHERE id = (SELECT MIN(id) FROM charges WHERE booking_id = :id)",
         id=city.settled,
     )

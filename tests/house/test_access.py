@@ -59,6 +59,8 @@ ROWS: dict[str, Row] = {
     "party_id": _of_the_company("party_id"),
     "claim_id": _of_the_company("claim_id"),
     "trait_id": _of_the_company("trait_id"),
+    "strike_id": _of_the_company("strike_id"),
+    "waiter_id": _of_the_company("waiter_id"),
     "breach_id": _of_the_company("breach_id"),
     "key_id": lambda town, person: town.keys.get(person, town.keys["chen"]),
 }
@@ -66,7 +68,8 @@ ROWS: dict[str, Row] = {
 SHARED: dict[str, Row] = {
     name: (lambda town, _person, name=name: town.shared[name])  # type: ignore[misc]
     for name in (
-        "pool_id", "node_id", "window_id", "programme_id", "person_id", "mail_id", "job_id", "announcement_id",
+        "pool_id", "tariff_id", "node_id", "window_id", "programme_id", "person_id", "mail_id", "job_id",
+        "announcement_id",
         "scheme_id", "payment_id", "pack_id",
     )
 }

@@ -21,7 +21,8 @@ from compute_portal.announcements.service import NewAnnouncement
 from compute_portal.bookings import attempts
 from compute_portal.bookings import service as bookings
 from compute_portal.bookings.attempts import Given
-from compute_portal.bookings.models import Attempt, Booking
+from compute_portal.bookings.models import Attempt, Booking, Strike, Waiter
+from compute_portal.bookings.states import WaiterState
 from compute_portal.claims.models import Claim
 from compute_portal.claims.states import ClaimState
 from compute_portal.desk.models import TimetableEntry
@@ -92,6 +93,10 @@ def build(cast: Cast, policy: Policy) -> Town:
 
     town.own |= _disputed(cast, town.own, "自家")
     town.foreign |= _disputed(cast, town.foreign, "别家的预约")
+    town.own |= _waits_and_missed(cast, cast.yusheng, cast.allocation, town.own["booking_id"], "自家")
+    town.foreign |= _waits_and_missed(
+        cast, cast.luyu, cast.other_allocation, town.foreign["booking_id"], "别家的预约"
+    )
     scheme, version = _scheme(cast)
     town.own |= _claim_and_trait(cast, town.own, scheme, version, "自家")
     town.foreign |= _claim_and_trait(cast, town.foreign, scheme, version, "别家的预约")
@@ -112,6 +117,7 @@ def build(cast: Cast, policy: Policy) -> Town:
             "pool_id": cast.pool,
             "node_id": nodes[0],
             "window_id": window.id,
+            "tariff_id": session.scalars(sa.select(sa.func.min(Tariff.id))).one(),
             "programme_id": cast.programme,
             "scheme_id": scheme,
             "job_id": _job(session),
@@ -233,6 +239,34 @@ def _change_and_report(cast: Cast, allocation_id: int, manager: str) -> dict[str
             session, allocation, ReportKind.FINAL, allocation.ends_on, by=SYSTEM, now=NOW
         )
         return {"change_id": change.id, "report_id": report.id}
+
+    return cast.database.transaction(work)
+
+
+def _waits_and_missed(
+    cast: Cast, enterprise_id: int, allocation_id: int, booking_id: int, title: str
+) -> dict[str, int]:
+    """A window that somebody waits for, and a no-show."""
+
+    def work(session: Session) -> dict[str, int]:
+        waiter = Waiter(
+            state=WaiterState.WAITING,
+            enterprise_id=enterprise_id,
+            allocation_id=allocation_id,
+            pool_id=cast.pool,
+            title=title,
+            gpus=16,
+            starts_at=NOW + 90 * HOUR,
+            ends_at=NOW + 94 * HOUR,
+            joined_by=None,
+            joined_at=NOW,
+        )
+        session.add(waiter)
+        begin(session, waiter, verb="join", at=NOW, by=SYSTEM)
+        strike = Strike(booking_id=booking_id, enterprise_id=enterprise_id, at=NOW)
+        session.add(strike)
+        session.flush()
+        return {"waiter_id": waiter.id, "strike_id": strike.id}
 
     return cast.database.transaction(work)
 
@@ -534,7 +568,7 @@ def _many_bookings(session: Session, cast: Cast, booked_from: list[tuple[int, in
     def statement(enterprise: int, name: str, state: str) -> dict[str, Any]:
         return {
             "number": f"G-{name}-{enterprise}", "enterprise_id": enterprise, "month": name, "state": state,
-            "opened_at": NOW, "rule_version": "2026-1", "tax_permille": 60,
+            "closing": int(state != "draft"), "opened_at": NOW, "rule_version": "2026-1", "tax_permille": 60,
         }  # fmt: skip
 
     _insert(session, Statement, [statement(id, month, "draft") for id in drafts])

@@ -15,7 +15,7 @@ from compute_portal.bookings.states import BookingState
 from compute_portal.desk.models import TimetableRun
 from compute_portal.lifecycle import HistoryEntry
 from compute_portal.signin.models import FormKey, SignInTry, UserSession
-from compute_portal.statements import service as statements
+from compute_portal.statements import billing
 from compute_portal.statements.models import Statement
 from compute_portal.statements.states import StatementState
 from compute_portal.usage.models import Charge
@@ -164,7 +164,7 @@ def test_a_month_that_cannot_be_closed_is_named_and_stays_open(town: Town, monke
     def refuses(*_args: Any, **_given: Any) -> None:
         raise RuntimeError("damaged")
 
-    monkeypatch.setattr(statements, "draft_lines", refuses)
+    monkeypatch.setattr(billing, "price_months", refuses)
     with pytest.raises(PassFailed, match="2026-11 of enterprise"):
         duties.close_months(town.context, shanghai(2026, 12, 1, 2))
     assert statements_of(town) == {"2026-11": StatementState.DRAFT}

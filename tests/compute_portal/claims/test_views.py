@@ -20,7 +20,7 @@ from compute_portal.signin.models import BureauRole
 from compute_portal.subsidies import service as subsidies
 from compute_portal.subsidies.models import PowerReading
 from scheduler import claiming
-from scheduler.simulate import simulation
+from scheduler.context import simulation
 from tests.cast import NOW, Cast
 from tests.compute_portal.claims.test_claims import load, open_one, prove, settled
 from tests.web import Queries, make_app, post, rows_in, set_now, sign_in, words

@@ -171,7 +171,7 @@ def test_hours_that_end_within_30_days_or_are_nearly_used_are_told(app: Flask, c
 
 
 def test_a_member_sees_hours_used_and_a_manager_also_money(app: Flask, cast: Cast) -> None:
-    assert "Payable so far ¥0.00" in start(app, cast, "lin")
+    assert "Before subsidy and tax ¥0.00" in start(app, cast, "lin")
     member = start(app, cast, "chen")
     assert "So far in November 2026 GPU-hours used 0" in member
     assert "Payable" not in member

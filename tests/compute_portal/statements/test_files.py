@@ -218,7 +218,9 @@ def test_the_script_finds_a_receipt_genuine_offline_and_each_changed_digit(
     receipt, key = a_receipt(books), ISSUER.signer.public_key
     genuine = verify(tmp_path, receipt, key)
     assert genuine.returncode == 0 and "S-202611-00001" in genuine.stdout, genuine.stderr
-    assert len(receipts.SCRIPT.read_text(encoding="utf-8").splitlines()) <= 45
+    assert len(receipts.SCRIPT.read_text(encoding="utf-8").splitlines()) <= 45, (
+        "short enough to be read before it is run"
+    )
     read = json.loads(receipt)
     assert len(read["records"]) == 3
     other = receipts.make_signer("", "another").public_key

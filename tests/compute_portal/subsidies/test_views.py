@@ -35,9 +35,10 @@ FILLED = {
     "rate_by_trait": "startup 60\nchampion 55", "rate_by_resource": "domestic 40",
     "resources": "domestic: Ascend, 910B", "cap": "2,000,000", "cap_by_trait": "champion 10000000",
     "pool": "50,000,000", "minimum": "5,000", "for_micro": "y", "for_small": "y", "any_trait": "",
-    "excluded_costs": "no_show, cancellation", "suppliers": "", "no_double": "y", "pro_rata": "y", "rounding": "cut", "unit_yuan": "10000", "digits": "4",
-    "valid_from": "2026-11-01", "valid_until": "2027-10-31", "months": "12", "payers": "市 1\n区 1", "bonus_trait": "",
-    "note_zh": "免申即享。", "note_en": "", "from_on": "2026-11-01", "why": "首版",
+    "excluded_costs": "no_show, cancellation", "suppliers": "", "no_double": "y", "pro_rata": "y",
+    "rounding": "cut", "unit_yuan": "10000", "digits": "4", "valid_from": "2026-11-01", "valid_until": "2027-10-31",
+    "months": "12", "payers": "市 1\n区 1", "bonus_trait": "", "note_zh": "免申即享。", "note_en": "",
+    "from_on": "2026-11-01", "why": "首版",
 }  # fmt: skip
 
 

@@ -362,14 +362,14 @@ def test_only_operators_correct_and_only_finance_prices_again(app: Flask, cast: 
         assert answer.status_code in (400, 403), who
     for who, status in (("he", 200), ("zhou", 403), ("lin", 403)):
         client = sign_in(app, cast.users[who], language="en")
-        assert client.get(f"/usage/rerate?enterprise_id={cast.yusheng}").status_code == status
-    assert sign_in(app, cast.users["he"]).get("/usage/rerate").status_code == 404
+        assert client.get(f"/enterprises/{cast.yusheng}/usage/rerate").status_code == status
+    assert sign_in(app, cast.users["he"]).get("/enterprises/777/usage/rerate").status_code == 404
     assert rows_in(cast.database, Charge) == 3
 
 
 def test_finance_prices_a_month_again_and_is_told_when_nothing_changes(app: Flask, cast: Cast, booking: int) -> None:
     finance = sign_in(app, cast.users["he"], language="en")
-    address = f"/usage/rerate?enterprise_id={cast.yusheng}"
+    address = f"/enterprises/{cast.yusheng}/usage/rerate"
     wrong = post(finance, address, {"month": "2026-13", "reason": "规模更正"})
     assert wrong.status_code == 422
     assert "Write the month like 2026-11." in words(wrong)
