@@ -19,13 +19,6 @@ TO_DO = sa.text(
 )
 
 
-# The condition of a small index: a cycle asks for nothing else, so that it costs the same however many wait.
-TO_DO = sa.text(
-    "revoked_at IS NULL AND (outcome IS NOT NULL OR handed_over_at IS NULL OR unwanted_at IS NOT NULL "
-    "OR (placed_at IS NOT NULL AND granted_at IS NULL))"
-)
-
-
 class Booking(Base):
     """One request to use GPUs, and its whole life.
 

@@ -121,7 +121,7 @@ def test_a_page_that_asks_too_often_is_found(
     assert counted == {(role.value, "/probe"): MOST + 1 for role in Role}
 
 
-def at_most_ten(counted: dict[tuple[str, str], int], many: int) -> None:
+def assert_at_most_ten(counted: dict[tuple[str, str], int], many: int) -> None:
     assert len(counted) > 60, "the walk finds hardly any page"
     too_many = [f"{role} at {page}: {n} queries" for (role, page), n in counted.items() if n > MOST]
     assert not too_many, f"with {many:,} enterprises, at most {MOST} each:\n" + "\n".join(too_many)
@@ -130,7 +130,7 @@ def at_most_ten(counted: dict[tuple[str, str], int], many: int) -> None:
 def test_every_page_takes_at_most_ten_queries_with_a_thousand_enterprises(database: Database, policy: Policy) -> None:
     town = build(make_cast(database), policy)
     town.own |= grow(town.cast, MANY)
-    at_most_ten(count_pages(database, policy, town), MANY)
+    assert_at_most_ten(count_pages(database, policy, town), MANY)
 
 
 def test_every_page_takes_at_most_ten_queries_with_a_hundred_and_hardly_fewer_with_two(
@@ -141,7 +141,7 @@ def test_every_page_takes_at_most_ten_queries_with_a_hundred_and_hardly_fewer_wi
     small = count_pages(database, policy, town)
     town.own |= grow(town.cast, FEW)
     large = count_pages(database, policy, town)
-    at_most_ten(large, FEW)
+    assert_at_most_ten(large, FEW)
     few = {(role, re.sub(r"\d+", "…", page)): n for (role, page), n in small.items()}
     growing = []
     for (role, page), n in large.items():
