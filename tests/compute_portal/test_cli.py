@@ -16,16 +16,16 @@ from sqlalchemy.orm import Session
 
 from compute_portal import cli, schema
 from compute_portal.access import Role
-from compute_portal.app import create_app
 from compute_portal.db import Database
 from compute_portal.enterprises import service as enterprises
 from compute_portal.policy import Policy
 from compute_portal.signin import passwords
 from compute_portal.signin import service as signin
 from compute_portal.signin.models import BureauRole, User
-from config.settings import DEMO_PASSWORD, Settings
+from config.settings import DEMO_PASSWORD
 from tests.cast import NOW, Cast
 from tests.compute_portal.test_verify import unprotect
+from tests.web import make_app
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "a-secret-for-tests-that-is-long-enough-0123456789"
@@ -34,8 +34,8 @@ Run = Callable[..., Result]
 
 
 def an_app(database: Database, policy: Policy, **settings: object) -> Flask:
-    values: dict[str, object] = {"env": "test", "secret_key": SECRET, "public_url": "http://127.0.0.1:8000"}
-    return create_app(Settings(**(values | settings)), database, policy)  # type: ignore[arg-type]
+    values: dict[str, object] = {"secret_key": SECRET, "public_url": "http://127.0.0.1:8000"}
+    return make_app(database, policy, **(values | settings))
 
 
 def runner(app: Flask) -> Run:
