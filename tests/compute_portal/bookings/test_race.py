@@ -197,7 +197,7 @@ def race_with_the_scheduler(cast: Cast, rules: BookingPolicy) -> tuple[bool, lis
     """
     cast.submit(cast.fixed(gpus=24, start_in=1, hours=4), rules)
     flexible = cast.submit(cast.flexible(gpus=8, hours=4), rules)
-    engine = EmbeddedEngine(cast.database, cast.database.transaction, 7.0)
+    engine = EmbeddedEngine(cast.database, cast.database, 7.0)
     engine.hand_over(cast.database.transaction(lambda s: attempts.write(s, [flexible], now=NOW)), NOW)
 
     def place() -> None:
