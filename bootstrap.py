@@ -264,17 +264,19 @@ def why_it_failed(said: str) -> str:
 
 
 def in_parallel(args: list[str]) -> list[str]:
-    """One worker per core, two to four; as many as the caller said if they did."""
+    """One worker more than there are cores, as some wait for processes; as many as the caller said if they did."""
     if any(arg.startswith(("-n", "--numprocesses", "--pdb", "--trace")) for arg in args):
         return []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-    return ["-n", str(max(2, min(4, cores))), "--dist", "loadgroup"]
+    return ["-n", str(max(2, min(4, cores + 1))), "--dist", "loadgroup"]
 
 
 def become(command: list[str]) -> int:
     """Replace this process, so that a signal reaches the command itself."""
     sys.stdout.flush()
     os.chdir(ROOT)
+    # Tests start the portal's processes a hundred times: its modules are compiled once.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.execv(str(VENV_PYTHON), [str(VENV_PYTHON), *command])  # noqa: S606 - no shell is meant
 
 

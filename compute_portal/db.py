@@ -30,6 +30,7 @@ T = TypeVar("T")
 RETRYABLE = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 ATTEMPTS = 8
 Reader = Session | sa.Connection  # what a query over columns may be given
+Writer = Session | sa.Connection  # what a verb that works on columns alone may be given
 
 
 class Base(orm.DeclarativeBase):
@@ -109,10 +110,27 @@ class Database:
 
     def transaction(self, work: Callable[[Session], T]) -> T:
         """Run `work` in one writing transaction; commit, or roll everything back."""
+
+        def once() -> T:
+            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                return work(session)
+
+        return self._again(once)
+
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """`transaction()` for verbs that work on columns alone: without objects, at half the cost."""
+
+        def once() -> T:
+            with self.engine.begin() as connection:
+                return work(connection)
+
+        return self._again(once)
+
+    def _again(self, once: Callable[[], T]) -> T:
+        """Until no other transaction is in the way, a few times."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with Session(self.engine, expire_on_commit=False) as session, session.begin():
-                    return work(session)
+                return once()
             except sa.exc.DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) not in RETRYABLE or attempt == ATTEMPTS:
                     raise
@@ -168,6 +186,17 @@ def _make_postgresql_engine(url: sa.URL, pool_size: int, reading: bool) -> sa.En
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
 
     return engine
+
+
+@contextmanager
+def with_objects(writer: Writer) -> Iterator[Session]:
+    """A session inside the transaction that `writer` is in; what it changed is sent when the block ends."""
+    if isinstance(writer, Session):
+        yield writer
+        return
+    with Session(writer, expire_on_commit=False) as session:
+        yield session
+        session.flush()
 
 
 def lock(session: Session, model: type[T], id: int) -> T | None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, attributes, mapped_column
 
 from .access import Actor
-from .db import Base, UtcDateTime
+from .db import Base, UtcDateTime, Writer
 from .sentences import Refusal, Sentence
 
 
@@ -126,7 +126,7 @@ class Move:
 
 
 def move_all(
-    session: Session, model: type[HasLife], moves: Sequence[Move], *steps: tuple[enum.StrEnum, str], by: Actor
+    session: Writer, model: type[HasLife], moves: Sequence[Move], *steps: tuple[enum.StrEnum, str], by: Actor
 ) -> None:
     """`move_to` for many rows of one table in two statements, also through several states at one instant.
 

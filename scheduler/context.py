@@ -34,7 +34,7 @@ class PassFailed(Exception):
 
 @dataclass
 class Context:
-    """`transact` is the only way to write; it refuses when another scheduler has taken over."""
+    """`transact` and `write` are the only ways to write; they refuse when another scheduler has taken over."""
 
     database: Database
     leader: Leader
@@ -52,6 +52,10 @@ class Context:
     def transact(self, work: Callable[[Session], T]) -> T:
         return self.leader.transaction(work)
 
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """`transact` for verbs that work on columns alone, at half the cost."""
+        return self.leader.write(work)
+
 
 def open_context(
     database: Database,
@@ -63,7 +67,7 @@ def open_context(
     alive: Callable[[], None] = lambda: None,
 ) -> Context:
     """A context with the embedded engine; the leader has been taken."""
-    engine = EmbeddedEngine(database, leader.transaction, policy.queue.half_life_days)
+    engine = EmbeddedEngine(database, leader, policy.queue.half_life_days)
     return Context(database, leader, engine, policy, access, post, alive)
 
 
@@ -87,27 +91,45 @@ def in_batches(
     An item that fails alone goes to `bad` and the others go on. What is wrong with the database itself is raised.
     Returns how many items failed.
     """
+    return _in_batches(context, items, lambda some: context.transact(lambda session: work(session, some)), bad, size)
+
+
+def written_in_batches(
+    context: Context,
+    items: Sequence[Item],
+    work: Callable[[sa.Connection, Sequence[Item]], object],
+    bad: Callable[[Item, Exception], None],
+) -> int:
+    """`in_batches` for verbs that work on columns alone."""
+    return _in_batches(context, items, lambda some: context.write(lambda writer: work(writer, some)), bad, BATCH)
+
+
+def _in_batches(
+    context: Context,
+    items: Sequence[Item],
+    do: Callable[[Sequence[Item]], object],
+    bad: Callable[[Item, Exception], None],
+    size: int,
+) -> int:
     failed = 0
     for first in range(0, len(items), size):
         batch = items[first : first + size]
-        if (error := _attempt(context, batch, work)) is not None:
+        if (error := _attempt(batch, do)) is not None:
             if len(batch) == 1:
                 bad(batch[0], error)
                 failed += 1
                 continue
             for item in batch:
-                if (error := _attempt(context, [item], work)) is not None:
+                if (error := _attempt([item], do)) is not None:
                     bad(item, error)
                     failed += 1
         context.alive()
     return failed
 
 
-def _attempt(
-    context: Context, batch: Sequence[Item], work: Callable[[Session, Sequence[Item]], object]
-) -> Exception | None:
+def _attempt(batch: Sequence[Item], do: Callable[[Sequence[Item]], object]) -> Exception | None:
     try:
-        context.transact(lambda session: work(session, batch))
+        do(batch)
     except OUT_OF_REACH:
         raise
     except Exception as error:

@@ -34,6 +34,7 @@ from compute_portal.bookings import attempts
 from compute_portal.bookings.attempts import HandOver, Step, ToDo
 from compute_portal.bookings.models import Booking
 from compute_portal.bookings.states import BookingKind, BookingState
+from compute_portal.db import Writer
 from compute_portal.enterprises import queries as enterprise_queries
 from compute_portal.pools import service as pools
 from compute_portal.pools.models import Instruction, Limit, Node, Occupancy, Pool
@@ -42,7 +43,7 @@ from compute_portal.programmes.models import EnterpriseShare, Programme
 from compute_portal.sentences import Refusal, Sentence
 from scheduler import news, recovery
 from scheduler.access_hook import AccessHook, Answer, Call
-from scheduler.context import BATCH, OUT_OF_REACH, Context, in_batches
+from scheduler.context import BATCH, OUT_OF_REACH, Context, in_batches, written_in_batches
 from scheduler.engines import EnginePolicy, FixedBooking, LeaseState, Share
 from scheduler.phases import phase
 
@@ -179,7 +180,7 @@ class _Round:
                 self.context.engine.move_ends(ends, self.now)
             self.answers += [(one.id, Sentence("end-moved")) for one in moves]
 
-    def _write_answers(self, session: Session) -> None:
+    def _write_answers(self, session: Writer) -> None:
         for id, told in self.answers:
             pools.answer(session, id, told, done=True, now=self.now)
 
@@ -236,12 +237,12 @@ class _Round:
             with self.context.database.read_only() as session:
                 written = {one.key: one for one in attempts.list_unrecorded(session)}
 
-        def write(session: Session, ids: Sequence[int]) -> None:
+        def write(session: sa.Connection, ids: Sequence[int]) -> None:
             written.update({one.key: one for one in attempts.write(session, ids, now=self.now)})
 
         if waiting:
             with phase("write"):
-                in_batches(self.context, waiting, write, _only_logged)
+                written_in_batches(self.context, waiting, write, _only_logged)
         to_hand_over = list(written.values())
         for first in range(0, len(to_hand_over), BATCH):
             self._hand_over(to_hand_over[first : first + BATCH])
@@ -250,7 +251,7 @@ class _Round:
         with phase("hand-over"):
             references = self._to_engine(batch)
         with phase("record"):
-            self.context.transact(lambda session: attempts.record_handed_over(session, references, now=self.now))
+            self.context.write(lambda writer: attempts.record_handed_over(writer, references, now=self.now))
         self.result.handed_over += len(references)
         self.context.alive()
 
@@ -290,7 +291,7 @@ class _Round:
             self.news = False
             self._record()
         if self.answers:
-            self.context.transact(self._write_answers)
+            self.context.write(self._write_answers)
             self.answers = []
 
     def _record(self) -> None:

@@ -206,7 +206,7 @@ def _drain(town: Town, pool: str, positions: tuple[int, ...], by: Actor, at: dt.
         nodes = pool_queries.node_ids(session, town.pools[pool])
     for position in positions:
         id = nodes[position % len(nodes)]
-        town.transact(lambda session, id=id: pools.drain(session, id, why="更换网卡", by=by, now=at).id)  # type: ignore[misc]
+        town.transact(lambda session, id=id: pools.drain(session, id, why="更换网卡", by=by, now=at))  # type: ignore[misc]
 
 
 def _wishes(town: Town, chance: random.Random, start: dt.datetime, now: dt.datetime) -> Iterator[Wish]:

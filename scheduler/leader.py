@@ -83,12 +83,24 @@ class Leader:
         """`Database.transaction`, refused when somebody else has become the leader. Raises LostLeadership."""
 
         def fenced(session: Session) -> T:
-            epoch = session.connection().exec_driver_sql(self._epoch).scalar()
-            if epoch != self.epoch:
-                raise LostLeadership(f"epoch {self.epoch} was followed by {epoch}")
+            self._must_lead(session.connection())
             return work(session)
 
         return self._database.transaction(fenced)
+
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """`Database.write`, refused in the same way."""
+
+        def fenced(connection: sa.Connection) -> T:
+            self._must_lead(connection)
+            return work(connection)
+
+        return self._database.write(fenced)
+
+    def _must_lead(self, connection: sa.Connection) -> None:
+        epoch = connection.exec_driver_sql(self._epoch).scalar()
+        if epoch != self.epoch:
+            raise LostLeadership(f"epoch {self.epoch} was followed by {epoch}")
 
     def heartbeat(self, now: dt.datetime) -> None:
         """Tell pages and /readyz that the scheduler lives, at most once a second. Raises LostLeadership if the lock is
@@ -98,7 +110,7 @@ class Leader:
         self._beat_at = time.monotonic()
         if not self._lock.is_held():
             raise LostLeadership("the lock's connection is gone")
-        self.transaction(lambda session: session.execute(HEARTBEAT, {"now": now}))
+        self.write(lambda connection: connection.execute(HEARTBEAT, {"now": now}))
 
     def release(self) -> None:
         """Let another process take over at once."""

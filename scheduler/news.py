@@ -6,12 +6,14 @@ import datetime as dt
 import logging
 from collections.abc import Callable, Sequence
 
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from compute_portal.bookings import attempts
 from compute_portal.bookings.attempts import Given
+from compute_portal.db import Writer, with_objects
 from compute_portal.sentences import Sentence
-from scheduler.context import Context, in_batches
+from scheduler.context import Context, in_batches, written_in_batches
 from scheduler.engines import LeaseState, Observation
 from scheduler.phases import phase
 
@@ -22,7 +24,7 @@ def write(
     context: Context,
     news: Sequence[Observation],
     now: dt.datetime,
-    with_ends: Callable[[Session], None] = lambda session: None,
+    with_ends: Callable[[Writer], None] = lambda writer: None,
 ) -> tuple[list[int], bool]:
     """Returns the bookings that run from now on, and whether everything could be written. `with_ends` writes what
     belongs to the ends, in their transaction; it may be called again."""
@@ -31,19 +33,19 @@ def write(
     started: dict[str, int] = {}
     unwanted: set[str] = set()
 
-    def write_placed(session: Session, some: Sequence[Observation]) -> None:
+    def write_placed(session: sa.Connection, some: Sequence[Observation]) -> None:
         wanted = _write_placed(context, session, some, now)
         started.update(wanted)
         unwanted.update(one.key for one in some if one.key not in wanted)
 
-    def write_ended(session: Session, some: Sequence[Observation]) -> None:
+    def write_ended(session: sa.Connection, some: Sequence[Observation]) -> None:
         _write_ended(context, session, some, now)
         with_ends(session)
 
     failures = 0
     if ended:
         with phase("end"):
-            failures += in_batches(
+            failures += written_in_batches(
                 context,
                 ended,
                 write_ended,
@@ -51,7 +53,7 @@ def write(
             )
     if placed:
         with phase("record-place"):
-            failures += in_batches(
+            failures += written_in_batches(
                 context,
                 placed,
                 write_placed,
@@ -69,7 +71,7 @@ def write(
     return ([] if context.access is not None else list(started.values())), failures == 0
 
 
-def _write_placed(context: Context, session: Session, some: Sequence[Observation], now: dt.datetime) -> dict[str, int]:
+def _write_placed(context: Context, session: Writer, some: Sequence[Observation], now: dt.datetime) -> dict[str, int]:
     """Without a hook access counts as given from now on: later than placed only when a crash kept us from seeing it."""
     given = []
     for one in some:
@@ -80,14 +82,15 @@ def _write_placed(context: Context, session: Session, some: Sequence[Observation
     return attempts.placed(session, given)
 
 
-def _write_ended(context: Context, session: Session, some: Sequence[Observation], now: dt.datetime) -> None:
+def _write_ended(context: Context, session: Writer, some: Sequence[Observation], now: dt.datetime) -> None:
     by_key = {one.key: one for one in some}
     as_it_should = {one.key: one.ended_at or now for one in some if not one.failed}
     rest = [one.key for one in some if one.failed]
     if as_it_should:
         rest += attempts.ended(session, as_it_should, revoked_at=now if context.access is None else None)
     if rest:
-        _write_odd_ends(context, session, [by_key[key] for key in rest], now)
+        with with_objects(session) as objects:
+            _write_odd_ends(context, objects, [by_key[key] for key in rest], now)
 
 
 def _write_odd_ends(context: Context, session: Session, some: Sequence[Observation], now: dt.datetime) -> None:

@@ -127,7 +127,9 @@ def entries(policy: Policy) -> tuple[Entry, ...]:
         Entry("close-allocations", Daily(0, 5), close_allocations, N_("allocations whose last day is over expire")),
         Entry("keep-terms", Daily(8, 30), keep_terms, N_("half terms, reports due: warn, take back, remind")),
         Entry("close-months", Daily(books.close_month_after_hours, day=1), close_months, N_("cut the month before")),
-        Entry("statements", Every(STATEMENTS_SECONDS), month_end.run, N_("issue and pack statements, make PDFs"), FILES),
+        Entry(
+            "statements", Every(STATEMENTS_SECONDS), month_end.run, N_("issue and pack statements, make PDFs"), FILES
+        ),
         Entry("watch-statements", Every(600), month_end.watch, N_("missing metering, late answers, late payments")),
         Entry("reviews", Every(60), reviews.run, N_("escalate and delegate late steps of reviews, issue letters")),
         Entry("open-claims", Every(300), claiming.run, N_("open claims on statements that are settled")),

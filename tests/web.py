@@ -48,27 +48,29 @@ class _Compiled(BytecodeCache):
 
 Flask.jinja_options = {"bytecode_cache": _Compiled()}
 FEATURES = app_module.FEATURES
-_idle: list[Flask] = []
-_lent: list[Flask] = []
+_idle: dict[str, list[Flask]] = {}
+_lent: list[tuple[str, Flask]] = []
 
 
 def make_app(database: Database, policy: Policy | None = None, *, own: bool = False, **settings: Any) -> Flask:
-    """An app on this database. The usual one is lent to one test after the other, because making it takes longer than
-    most tests; `own` is for a test that changes the app itself."""
+    """An app on this database. One of the same settings is lent to one test after the other, because making it takes
+    longer than most tests; `own` is for a test that changes the app itself."""
     values: dict[str, Any] = {"env": "test", "secret_key": "s" * 40, "public_url": "http://portal.test"} | settings
-    if own or settings or policy is None or app_module.FEATURES is not FEATURES:
+    if own or policy is None or app_module.FEATURES is not FEATURES:
         return create_app(Settings(**values), database, policy)
-    app = _idle.pop() if _idle else create_app(Settings(**values), database, policy)
+    kind = repr(sorted(values.items()))
+    idle = _idle.setdefault(kind, [])
+    app = idle.pop() if idle else create_app(Settings(**values), database, policy)
     app.extensions["portal"] = dataclasses.replace(app.extensions["portal"], database=database, policy=policy)
-    _lent.append(app)
+    _lent.append((kind, app))
     return app
 
 
 def give_apps_back() -> None:
     """After each test."""
-    for app in _lent:
+    for kind, app in _lent:
         app.extensions.pop("test_now", None)
-    _idle.extend(_lent)
+        _idle[kind].append(app)
     _lent.clear()
 
 

@@ -19,7 +19,7 @@ from .. import clock
 from ..access import SYSTEM
 from ..allocations.models import Allocation
 from ..allocations.states import AllocationState
-from ..db import Reader, lock
+from ..db import Reader, Writer, lock
 from ..ledger import service as ledger
 from ..lifecycle import Move, move_all, move_to
 from ..pools import service as pools
@@ -111,7 +111,7 @@ def list_waiting(session: Reader, now: dt.datetime) -> tuple[list[int], list[int
     return to_hand_over, missed
 
 
-def write(session: Session, booking_ids: Sequence[int], *, now: dt.datetime) -> list[HandOver]:
+def write(session: Writer, booking_ids: Sequence[int], *, now: dt.datetime) -> list[HandOver]:
     """Write the attempts before anything is handed over, so that a crash leaves a key to ask the engine for."""
     waiting = session.execute(_TO_WRITE, {"ids": booking_ids}).all()
     if not waiting:
@@ -141,7 +141,7 @@ def _hand_over(key: str, row: Any) -> HandOver:
     )  # fmt: skip
 
 
-def record_handed_over(session: Session, references: Mapping[str, str], *, now: dt.datetime) -> None:
+def record_handed_over(session: Writer, references: Mapping[str, str], *, now: dt.datetime) -> None:
     """The engine has these attempts: its reference by our key."""
     if references:
         session.execute(_RECORD, [{"this_key": key, "reference": ref, "at": now} for key, ref in references.items()])
@@ -231,13 +231,13 @@ _VOID_OPEN = pools.void_plans(_POOLS_OF_OPEN)
 _VOID = pools.void_plans(_POOLS_OF)
 
 
-def _lock(session: Session, keys: Iterable[str]) -> list[_Row]:
+def _lock(session: Writer, keys: Iterable[str]) -> list[_Row]:
     """These attempts and their bookings, locked, in the order of the bookings."""
     rows: Iterable[Any] = session.execute(_LOCK, {"keys": list(keys)})
     return [_Row(*row) for row in rows]
 
 
-def placed(session: Session, given: Sequence[Given]) -> dict[str, int]:
+def placed(session: Writer, given: Sequence[Given]) -> dict[str, int]:
     """The engine gave them GPUs: queued or confirmed → starting, and → running where access needs no hook.
 
     Either all of them or none are granted at once. Returns the keys (with their bookings) that are wanted; the engine
@@ -276,7 +276,7 @@ def placed(session: Session, given: Sequence[Given]) -> dict[str, int]:
     return wanted | {row.key: row.booking_id for row, _one in fresh}
 
 
-def granted(session: Session, at: Mapping[str, dt.datetime]) -> list[int]:
+def granted(session: Writer, at: Mapping[str, dt.datetime]) -> list[int]:
     """Access was given: starting → running. Metering begins here. Returns the bookings that run from now on."""
     rows = [
         row
@@ -314,7 +314,7 @@ def _attempt(session: Session, key: str) -> tuple[Attempt, Booking]:
     return attempt, booking
 
 
-def ended(session: Session, ends: Mapping[str, dt.datetime], *, revoked_at: dt.datetime | None = None) -> list[str]:
+def ended(session: Writer, ends: Mapping[str, dt.datetime], *, revoked_at: dt.datetime | None = None) -> list[str]:
     """They reached their end or were stopped: → finished. Their GPUs are planned for others from then on.
 
     `revoked_at` when no hook has to take access back: the GPUs are free at once. Returns the keys of those that nobody
@@ -372,7 +372,7 @@ def withdrawn(session: Session, keys: Sequence[str], *, at: dt.datetime) -> None
         pools.vacate(session, row.booking_id, given_until=None, at=at)
 
 
-def _no_longer_under_way(session: Session, booking_ids: Sequence[int]) -> None:
+def _no_longer_under_way(session: Writer, booking_ids: Sequence[int]) -> None:
     if booking_ids:
         session.execute(sa.update(BOOKINGS).where(B.id.in_(booking_ids)).values(under_way=False))
 

@@ -24,9 +24,7 @@ _TOLD = (
     sa.update(cast(sa.Table, Attempt.__table__))
     .where(Attempt.booking_id == sa.bindparam("this_booking"), Attempt.outcome.is_(None))
     .values(
-        until_at=sa.case(
-            (Attempt.until_at.is_not(None), sa.bindparam("until", type_=UtcDateTime())), else_=None
-        ),
+        until_at=sa.case((Attempt.until_at.is_not(None), sa.bindparam("until", type_=UtcDateTime())), else_=None),
         warned_minutes=None,
     )
 )

@@ -144,9 +144,7 @@ def _places(session: Session, booking: Booking) -> Placement:
     return tuple((node_id, mask) for node_id, mask, _until in rows)
 
 
-def _free_until(
-    availability: Availability, places: Placement, start: dt.datetime, end: dt.datetime
-) -> dt.datetime:
+def _free_until(availability: Availability, places: Placement, start: dt.datetime, end: dt.datetime) -> dt.datetime:
     """Until which full hour nobody else has these GPUs."""
     until = start
     while places and until < end:
@@ -219,9 +217,7 @@ def lost_seconds(session: Session, booking: Booking, policy: BookingPolicy) -> i
     late = clock.seconds_between(booking.starts_at, booking.started_at)
     if late < policy.late_start_minutes * 60:
         return 0
-    given = session.scalar(
-        sa.select(sa.func.count()).where(Extension.booking_id == booking.id, Extension.free)
-    )
+    given = session.scalar(sa.select(sa.func.count()).where(Extension.booking_id == booking.id, Extension.free))
     return 0 if given else late
 
 
@@ -259,9 +255,7 @@ def settle_free(session: Session, extension_id: int, *, now: dt.datetime) -> Ext
     if extension is None or not extension.free or extension.credited_at is not None:
         return None
     open_ones = session.scalar(
-        sa.select(sa.func.count()).where(
-            Attempt.booking_id == extension.booking_id, Attempt.metered_whole.is_(False)
-        )
+        sa.select(sa.func.count()).where(Attempt.booking_id == extension.booking_id, Attempt.metered_whole.is_(False))
     )
     if open_ones:
         return None
@@ -278,5 +272,3 @@ def list_free_to_settle(session: Session, now: dt.datetime) -> list[int]:
             .order_by(Extension.id)
         )
     )
-
-

@@ -107,9 +107,7 @@ def _move(
     notify.send_to_members(
         session,
         booking.enterprise_id,
-        about=Sentence(
-            "told-moved" if placement else "told-gave-way", number=booking.id, at=booking.starts_at
-        ),
+        about=Sentence("told-moved" if placement else "told-gave-way", number=booking.id, at=booking.starts_at),
         body=[about],
         link=f"/bookings/{booking.id}",
         key=f"maintenance:{booking.id}:{int(starts_at.timestamp())}",

@@ -293,9 +293,7 @@ def list_waiters(session: Session, by: Actor, now: dt.datetime) -> list[WaiterRo
         .scalar_subquery()
     )
     rows = session.execute(
-        visible(
-            sa.select(Waiter, Pool, before + 1).join(Pool, Pool.id == Waiter.pool_id), Waiter.enterprise_id, by
-        )
+        visible(sa.select(Waiter, Pool, before + 1).join(Pool, Pool.id == Waiter.pool_id), Waiter.enterprise_id, by)
         .where(sa.or_(Waiter.state.in_(open_ones), Waiter.joined_at > now - dt.timedelta(days=14)))
         .order_by(sa.case((Waiter.state.in_(open_ones), 0), else_=1), Waiter.id)
         .limit(100)

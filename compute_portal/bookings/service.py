@@ -277,9 +277,7 @@ def claim(session: Session, booking_id: int, *, by: Actor, now: dt.datetime) -> 
     return booking
 
 
-def check(
-    session: Session, asked: BookingRequest, *, by: Actor, policy: BookingPolicy, now: dt.datetime
-) -> Allocation:
+def check(session: Session, asked: BookingRequest, *, by: Actor, policy: BookingPolicy, now: dt.datetime) -> Allocation:
     """Every rule of a booking but that there is room and that there are hours. Raises Refusal at the field to blame."""
     ground = _load(session, asked, by)
     _check(session, ground, asked, policy, now)

@@ -347,9 +347,7 @@ def extend(booking_id: int) -> ResponseReturnValue:
         address = one_time(
             form.form_key.data,
             lambda s: (
-                extending.extend(
-                    s, booking_id, end, by=by, policy=policy, now=at, agreed_micro_yuan=agreed
-                ).booking_id
+                extending.extend(s, booking_id, end, by=by, policy=policy, now=at, agreed_micro_yuan=agreed).booking_id
             ),
             lambda id: url_for("bookings.page", booking_id=id),
         )

@@ -187,9 +187,7 @@ def offer(session: Session, pool: Pool, *, policy: BookingPolicy, now: dt.dateti
 
 def _open_ones(session: Session, pool_id: int) -> list[Waiter]:
     return list(
-        session.scalars(
-            sa.select(Waiter).where(Waiter.pool_id == pool_id, Waiter.state.in_(OPEN)).order_by(Waiter.id)
-        )
+        session.scalars(sa.select(Waiter).where(Waiter.pool_id == pool_id, Waiter.state.in_(OPEN)).order_by(Waiter.id))
     )
 
 

@@ -360,9 +360,7 @@ def list_unclaimed(session: Session) -> list[tuple[int, dt.datetime]]:
     """Fixed bookings that run and that nobody uses yet, with their start: a walk over what runs."""
     rows = session.execute(
         sa.select(Booking.id, Booking.started_at)
-        .where(
-            Booking.state == BookingState.RUNNING, Booking.kind == BookingKind.FIXED, Booking.claimed_at.is_(None)
-        )
+        .where(Booking.state == BookingState.RUNNING, Booking.kind == BookingKind.FIXED, Booking.claimed_at.is_(None))
         .order_by(Booking.id)
     )
     return [(id, started_at) for id, started_at in rows if started_at is not None]

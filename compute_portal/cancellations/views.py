@@ -135,9 +135,7 @@ def quote_hand_back(booking_id: int) -> ResponseReturnValue:
             return redirect(
                 one_time(
                     form.form_key.data,
-                    lambda s: (
-                        service.quote_hand_back(s, booking_id, from_at=from_at, by=by, policy=policy, now=at).id
-                    ),
+                    lambda s: service.quote_hand_back(s, booking_id, from_at=from_at, by=by, policy=policy, now=at).id,
                     lambda _id: url_for("cancellations.confirm_hand_back", booking_id=booking_id),
                 )
             )

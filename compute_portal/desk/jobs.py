@@ -150,8 +150,8 @@ def _first(entry: TimetableEntry, on: dt.date, step: int, fits: object) -> dt.da
         on += dt.timedelta(days=step)
 
 
-def retry(session: Session, job_id: int, *, by: Actor, now: dt.datetime) -> Instruction:
-    """Ask the scheduler to run the entry now. Raises Refusal("job-already-asked")."""
+def retry(session: Session, job_id: int, *, by: Actor, now: dt.datetime) -> int:
+    """Ask the scheduler to run the entry now; returns the instruction's id. Raises Refusal("job-already-asked")."""
     require(by, Permission.JOB_RETRY)
     entry = session.get(TimetableEntry, job_id, with_for_update=True, populate_existing=True)
     if entry is None or entry.gone:

@@ -153,7 +153,7 @@ def jobs() -> ResponseReturnValue:
 @allows(Permission.JOB_RETRY)
 def retry(job_id: int) -> ResponseReturnValue:
     by, at = actor(), now()
-    transact(lambda s: timetable.retry(s, job_id, by=by, now=at).id)
+    transact(lambda s: timetable.retry(s, job_id, by=by, now=at))
     tell(Sentence("asked-the-scheduler"))
     return redirect(url_for("desk.jobs"))
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from .. import clock
 from ..access import Actor, Permission, require
-from ..db import lock
+from ..db import Writer, lock
 from ..lifecycle import begin, move_to
 from ..sentences import NotFound, Refusal, Sentence
 from .availability import Placement
@@ -265,20 +265,20 @@ def change_node_state(
     changed(session, pool)
 
 
-def drain(session: Session, node_id: int, *, why: str, by: Actor, now: dt.datetime) -> Instruction:
+def drain(session: Session, node_id: int, *, why: str, by: Actor, now: dt.datetime) -> int:
     """Ask the scheduler to drain a node: it finishes what runs and takes nothing new."""
     require(by, Permission.NODE_DRAIN)
     return _ask_about_node(session, InstructionVerb.DRAIN, node_id, NodeState.DRAINING, why=why, by=by, now=now)
 
 
-def resume(session: Session, node_id: int, *, why: str, by: Actor, now: dt.datetime) -> Instruction:
+def resume(session: Session, node_id: int, *, why: str, by: Actor, now: dt.datetime) -> int:
     require(by, Permission.NODE_RESUME)
     return _ask_about_node(session, InstructionVerb.RESUME, node_id, NodeState.UP, why=why, by=by, now=now)
 
 
 def _ask_about_node(
     session: Session, verb: InstructionVerb, node_id: int, goal: NodeState, *, why: str, by: Actor, now: dt.datetime
-) -> Instruction:
+) -> int:
     node = session.get(Node, node_id)
     if node is None:
         raise NotFound
@@ -305,22 +305,24 @@ def ask(
     why: str | None,
     by: Actor,
     now: dt.datetime,
-) -> Instruction:
-    """Leave an instruction for the scheduler's next cycle."""
-    instruction = Instruction(
-        verb=verb,
-        target_kind=target_kind,
-        target_id=target_id,
-        why=why,
-        by_id=by.user_id,
-        at=now,
-        state=InstructionState.WAITING,
-    )
-    session.add(instruction)
-    session.flush()
-    return instruction
+) -> int:
+    """Leave an instruction for the scheduler's next cycle; returns its id."""
+    id: int = session.execute(
+        _ASK,
+        {
+            "verb": verb,
+            "target_kind": target_kind,
+            "target_id": target_id,
+            "why": why,
+            "by_id": by.user_id,
+            "at": now,
+            "state": InstructionState.WAITING,
+        },
+    ).scalar_one()
+    return id
 
 
+_ASK = sa.insert(cast(sa.Table, Instruction.__table__)).returning(Instruction.__table__.c.id)
 _ANSWER = (
     sa.update(cast(sa.Table, Instruction.__table__))
     .where(Instruction.id == sa.bindparam("this_id"))
@@ -328,7 +330,7 @@ _ANSWER = (
 )
 
 
-def answer(session: Session, instruction_id: int, sentence: Sentence, *, done: bool, now: dt.datetime) -> None:
+def answer(session: Writer, instruction_id: int, sentence: Sentence, *, done: bool, now: dt.datetime) -> None:
     """The scheduler's answer, in the same row."""
     state = InstructionState.DONE if done else InstructionState.FAILED
     session.execute(
@@ -407,7 +409,7 @@ def occupy(
 
 
 def occupy_all(
-    session: Session,
+    session: Writer,
     pool_id: int,
     given: Iterable[tuple[int, Placement, dt.datetime, dt.datetime]],
     *,
@@ -465,13 +467,13 @@ _RELEASE = (
 _OCCUPY = sa.insert(OCCUPANCIES)
 
 
-def end_occupancies(session: Session, ends: Mapping[int, dt.datetime]) -> None:
+def end_occupancies(session: Writer, ends: Mapping[int, dt.datetime]) -> None:
     """These bookings ended: their GPUs are planned for others from then, but stay taken until `release_occupancies`."""
     if ends:
         session.execute(_END, [{"booking": booking_id, "end": end} for booking_id, end in ends.items()])
 
 
-def release_occupancies(session: Session, ended: Mapping[int, dt.datetime], *, at: dt.datetime) -> None:
+def release_occupancies(session: Writer, ended: Mapping[int, dt.datetime], *, at: dt.datetime) -> None:
     """Access was taken back: others may be let in. What the booking has beyond its end then is of a later attempt."""
     if ended:
         session.execute(_RELEASE, [{"booking": booking_id, "end": end, "at": at} for booking_id, end in ended.items()])

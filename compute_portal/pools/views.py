@@ -21,7 +21,7 @@ from ..sentences import Refusal, Sentence
 from ..signin.queries import names_of
 from . import queries, service
 from .forms import EndingForm, MaintenanceForm, PoolWeightForm, TariffForm, WhyForm
-from .models import Instruction, Node
+from .models import Node
 from .prices import ListPrice, PriceBook
 from .queries import Picture
 from .states import NodeState
@@ -200,7 +200,7 @@ def resume(node_id: int) -> ResponseReturnValue:
     return _ask(node_id, lambda session, why: service.resume(session, node_id, why=why, by=by, now=at))
 
 
-def _ask(node_id: int, verb: Callable[[Session, str], Instruction]) -> ResponseReturnValue:
+def _ask(node_id: int, verb: Callable[[Session, str], int]) -> ResponseReturnValue:
     """Leave an instruction for the scheduler; the node's page shows it waiting and, later, answered."""
     queries.get_node(read(), node_id)
     form = WhyForm()
@@ -209,7 +209,7 @@ def _ask(node_id: int, verb: Callable[[Session, str], Instruction]) -> ResponseR
         try:
             address = one_time(
                 form.form_key.data,
-                lambda session: verb(session, why).id,
+                lambda session: verb(session, why),
                 lambda _id: url_for("pools.node", node_id=node_id),
             )
         except Refusal as refusal:

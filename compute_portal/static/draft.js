@@ -6,20 +6,21 @@
   const saved = document.getElementById("saved");
   if (!form || !saved) return;
   let timer = 0;
-  let sending = false;
+  let sending = null;
 
   async function save() {
-    if (sending) {
+    if (sending !== null) {
       timer = window.setTimeout(save, 1000);
       return;
     }
-    sending = true;
+    sending = new AbortController();
     try {
       const answer = await fetch(form.dataset.save, {
         method: "POST",
         body: new FormData(form),
         headers: { "X-Requested-With": "fetch" },
         credentials: "same-origin",
+        signal: sending.signal,
       });
       if (answer.ok && !answer.redirected) {
         const told = await answer.json();
@@ -28,9 +29,15 @@
     } catch (error) {
       saved.textContent = "";  // offline: nothing is said to be saved; the next change tries again
     } finally {
-      sending = false;
+      sending = null;
     }
   }
+
+  // Sending the form says all of it: a save that comes after it would be told that this is no draft any more.
+  form.addEventListener("submit", function () {
+    window.clearTimeout(timer);
+    if (sending !== null) sending.abort();
+  });
 
   form.addEventListener("input", function () {
     window.clearTimeout(timer);

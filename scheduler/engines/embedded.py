@@ -28,7 +28,7 @@ from compute_portal.bookings.attempts import HandOver, Place
 from compute_portal.bookings.models import Booking
 from compute_portal.bookings.states import BookingState
 from compute_portal.budgets.models import AllocationBudget
-from compute_portal.db import Database, Reader, UtcDateTime
+from compute_portal.db import Database, Reader, UtcDateTime, Writer
 from compute_portal.desk.models import Lease
 from compute_portal.pools import queries as pool_queries
 from compute_portal.pools import service as pools
@@ -158,8 +158,12 @@ OBSERVE_OPEN = OBSERVE.where(LEASES.c.state != LeaseState.ENDED)
 OBSERVE_SINCE = OBSERVE.where(LEASES.c.changed_at >= sa.bindparam("since"))
 
 
-class Transact(Protocol):
-    def __call__(self, work: Callable[[Session], T]) -> T: ...
+class Fence(Protocol):
+    """Ways to write that refuse when another scheduler has taken over: the leader's."""
+
+    def transaction(self, work: Callable[[Session], T]) -> T: ...
+
+    def write(self, work: Callable[[sa.Connection], T]) -> T: ...
 
 
 @dataclass(slots=True)
@@ -229,13 +233,13 @@ class _Seen:
 
 
 class EmbeddedEngine:
-    """`transact` is the leader's. All calls come from one thread."""
+    """All calls come from one thread."""
 
     capabilities = Capabilities(frozenset({BookingUnit.GPU, BookingUnit.NODE}), takes_scripts=False)
 
-    def __init__(self, database: Database, transact: Transact, half_life_days: float) -> None:
+    def __init__(self, database: Database, fence: Fence, half_life_days: float) -> None:
         self._database = database
-        self._transact = transact
+        self._fence = fence
         self._half_life_days = half_life_days
         self._memory: dict[int, _Queue] | None = None
         # What changed since an instant, so that a round that asks what it has just caused need not read it.
@@ -277,7 +281,7 @@ class EmbeddedEngine:
             by_key = {attempt.key: attempt for attempt in attempts}
             rows = [_lease_row(attempt, now) for attempt in attempts]
             # A key that is there already, also one that has ended, is not queued again.
-            for key in self._transact(lambda session: list(session.scalars(self._insert, rows))):
+            for key in self._fence.write(lambda writer: list(writer.scalars(self._insert, rows))):
                 _queue_up(queues.setdefault(by_key[key].pool_id, _Queue()), by_key[key], None)
                 self._note(now, Observation(key, LeaseState.WAITING))
             return {key: f"lease {key}" for key in by_key}
@@ -292,7 +296,7 @@ class EmbeddedEngine:
         """The portal has moved the end of a fixed booking and of its GPUs; so the lease ends then."""
         with self._remembering() as queues:
             rows = [{"this_key": key, "until": until, "now": now} for key, until in ends.items()]
-            self._transact(lambda session: session.execute(MOVE_END, rows))
+            self._fence.write(lambda writer: writer.execute(MOVE_END, rows))
             for queue in queues.values():
                 for key in ends.keys() & queue.fixed.keys():
                     queue.fixed[key].ends_at = ends[key]
@@ -455,8 +459,8 @@ class EmbeddedEngine:
         False if not: those who no longer wait are dropped, and it is to be planned again.
         """
 
-        def work(session: Session) -> list[Start] | None:
-            if session.execute(BUMP, {"pool": pool_id, "planned": seen.version}).rowcount != 1:  # type: ignore[attr-defined]
+        def work(session: sa.Connection) -> list[Start] | None:
+            if session.execute(BUMP, {"pool": pool_id, "planned": seen.version}).rowcount != 1:
                 return None
             still = set(session.scalars(STILL_QUEUED, {"ids": [start.waiting.booking_id for start in starts]}))
             gone = [start for start in starts if start.waiting.booking_id not in still]
@@ -477,7 +481,7 @@ class EmbeddedEngine:
             )
             return []
 
-        gone = self._transact(work)
+        gone = self._fence.write(work)
         if gone is None or gone:
             queue.seen = None
             for start in gone or ():
@@ -513,7 +517,7 @@ class EmbeddedEngine:
             return nodes, moved
 
         try:
-            result = self._transact(work)
+            result = self._fence.transaction(work)
         except _NoRoom:
             self._keep_waiting(fixed, now)
             return False
@@ -537,7 +541,7 @@ class EmbeddedEngine:
         if fixed.reason != reason:
             log.error("fixed booking cannot start", extra={"key": fixed.key})
             update = sa.update(LEASES).where(LEASES.c.key == fixed.key).values(reason=reason.to_json(), changed_at=now)
-            self._transact(lambda session: session.execute(update))
+            self._fence.write(lambda writer: writer.execute(update))
             fixed.reason = reason
 
     # -- ends ---------------------------------------------------------------------------------------------------------
@@ -564,7 +568,7 @@ class EmbeddedEngine:
     ) -> None:
         if not ends:
             return
-        self._transact(lambda session: _write_ended(session, ends, now))
+        self._fence.write(lambda writer: _write_ended(writer, ends, now))
         for key, at, reason in ends:
             for queue in queues.values():
                 if key in queue:  # else it was over before, and nothing has changed
@@ -687,9 +691,7 @@ def _lease_row(asked: HandOver, now: dt.datetime) -> dict[str, Any]:
     }
 
 
-def _write_placed(
-    session: Session, given: Sequence[tuple[str, dt.datetime, dt.datetime, list[dict[str, Any]]]]
-) -> None:
+def _write_placed(session: Writer, given: Sequence[tuple[str, dt.datetime, dt.datetime, list[dict[str, Any]]]]) -> None:
     """Each (key, from, until, nodes)."""
     session.execute(
         PLACE,
@@ -697,7 +699,7 @@ def _write_placed(
     )
 
 
-def _write_ended(session: Session, ends: Iterable[tuple[str, dt.datetime, Sentence | None]], now: dt.datetime) -> None:
+def _write_ended(session: Writer, ends: Iterable[tuple[str, dt.datetime, Sentence | None]], now: dt.datetime) -> None:
     """Each (key, instant, reason if it failed). What has ended already stays as it is."""
     session.execute(
         END,

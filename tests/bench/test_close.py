@@ -163,9 +163,7 @@ def test_closing_a_month(database: Database, policy: Policy) -> None:
             sa.select(sa.func.count()).where(Statement.closing == 1, Statement.enterprise_id > 1000)
         )
     store = "PostgreSQL, whose own CPU is not counted" if database.is_postgresql else "SQLite"
-    print(
-        f"\nclosing {ENTERPRISES:,} enterprises, {kept:,} lines of {kept * RECORDS:,} records, {store}"
-    )
+    print(f"\nclosing {ENTERPRISES:,} enterprises, {kept:,} lines of {kept * RECORDS:,} records, {store}")
     print(f"  one INSERT … SELECT of the lines {yardstick:8.2f} s")
     print(f"  closing                          {taken:8.2f} s {taken / yardstick:6.1f} ×   cpu {cpu:.2f} s")
     print(f"  closing again                    {again:8.2f} s")

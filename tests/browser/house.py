@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 POLICY = ROOT / "config" / "policy.toml"
 PASSWORD = "a lantern by the harbour"
 SECRET = "only for these tests, " * 2
-WITHIN_SECONDS = 30
+WITHIN_SECONDS = 90  # on a machine that has much else to do
 # What the tests' scheduler does more often than production's, so that nobody waits.
 HURRY = {"cycle_seconds": 1, "standings_seconds": 1, "pass_seconds": 2}
 

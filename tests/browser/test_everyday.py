@@ -147,17 +147,19 @@ def test_after_signing_out_a_copied_cookie_opens_nothing(house: House, visit: Vi
     assert "/sign-in" in chen.page.url
 
 
-def test_every_page_of_every_header_opens_and_fits_a_phone(house: House, visit: Visit) -> None:
+def test_every_page_of_every_header_opens_and_fits_a_phone(house: House, visit: Visit, database: Database) -> None:
+    """Each address once: on one store as its first reader sees it, on the other as its last one."""
     award(house.town, 400)
-    seen = 0
-    for email in EVERYBODY:
+    seen: set[str] = set()
+    for email in EVERYBODY if database.is_postgresql else reversed(EVERYBODY):
         person = visit(email, phone=True)
         links = person.page.locator("header .nav-main a")
         for address in links.evaluate_all("links => links.map(link => link.getAttribute('href'))"):
-            person.open(address)
-            assert person.page.locator("h1").count() == 1, address
-            seen += 1
-    assert seen > 4 * len(EVERYBODY)
+            if address not in seen:
+                person.open(address)
+                assert person.page.locator("h1").count() == 1, address
+                seen.add(address)
+    assert len(seen) > 15
 
 
 def test_a_phone_has_the_whole_menu_and_books(house: House, visit: Visit, database: Database) -> None:

@@ -16,16 +16,16 @@ from sqlalchemy.orm import Session
 
 from compute_portal import cli, schema
 from compute_portal.access import Role
-from compute_portal.app import create_app
 from compute_portal.db import Database
 from compute_portal.enterprises import service as enterprises
 from compute_portal.policy import Policy
 from compute_portal.signin import passwords
 from compute_portal.signin import service as signin
 from compute_portal.signin.models import BureauRole, User
-from config.settings import DEMO_PASSWORD, Settings
+from config.settings import DEMO_PASSWORD
 from tests.cast import NOW, Cast
 from tests.compute_portal.test_verify import unprotect
+from tests.web import make_app
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "a-secret-for-tests-that-is-long-enough-0123456789"
@@ -34,8 +34,8 @@ Run = Callable[..., Result]
 
 
 def an_app(database: Database, policy: Policy, **settings: object) -> Flask:
-    values: dict[str, object] = {"env": "test", "secret_key": SECRET, "public_url": "http://127.0.0.1:8000"}
-    return create_app(Settings(**(values | settings)), database, policy)  # type: ignore[arg-type]
+    values: dict[str, object] = {"secret_key": SECRET, "public_url": "http://127.0.0.1:8000"}
+    return make_app(database, policy, **(values | settings))
 
 
 def runner(app: Flask) -> Run:
@@ -50,7 +50,7 @@ def run(database: Database, policy: Policy) -> Run:
     return runner(an_app(database, policy))
 
 
-def one_line(result: Result, *words: str) -> None:
+def assert_one_line(result: Result, *words: str) -> None:
     assert result.exit_code == 2, result.output
     assert len(result.stderr.strip().splitlines()) == 1 and "Traceback" not in result.output, result.output
     for word in words:
@@ -81,7 +81,7 @@ def test_create_admin_asks_for_what_is_not_given_and_does_not_show_the_password(
 def test_create_admin_refuses_a_second_person_with_the_same_address(run: Run, database: Database) -> None:
     args = ("create-admin", "--email", "an@bureau.cn", "--name", "安然", "--password-stdin")
     assert run(*args, typed=PASSWORD).exit_code == 0
-    one_line(run(*args, typed=PASSWORD), "registered already")
+    assert_one_line(run(*args, typed=PASSWORD), "registered already")
     with database.read_only() as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(User)) == 1
 
@@ -104,7 +104,7 @@ MISTAKES = [
 
 def test_create_admin_says_in_one_line_what_is_wrong_and_creates_nobody(run: Run, database: Database) -> None:
     for args, typed, word in MISTAKES:
-        one_line(run("create-admin", "--password-stdin", *args, typed=typed), word)
+        assert_one_line(run("create-admin", "--password-stdin", *args, typed=typed), word)
     with database.read_only() as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(User)) == 0
 
@@ -115,7 +115,7 @@ def test_create_admin_says_in_one_line_what_is_wrong_and_creates_nobody(run: Run
 def test_migrate_makes_the_tables_and_may_be_run_again(tmp_path: Path, policy: Policy) -> None:
     database = Database(f"sqlite:///{tmp_path}/a folder/portal.sqlite")
     run = runner(an_app(database, policy))
-    one_line(run("verify"), "flask --app wsgi migrate")
+    assert_one_line(run("verify"), "flask --app wsgi migrate")
     for _ in range(2):
         done = run("migrate")
         assert done.exit_code == 0 and f"revision {schema.newest()}" in done.output
@@ -129,10 +129,10 @@ def test_migrate_makes_the_tables_and_may_be_run_again(tmp_path: Path, policy: P
 def test_a_database_that_cannot_be_reached_is_one_line_without_the_password(policy: Policy, url: str) -> None:
     database = Database(url)
     run = runner(an_app(database, policy))
-    one_line(run("migrate"), "PORTAL_DATABASE_URL")
+    assert_one_line(run("migrate"), "PORTAL_DATABASE_URL")
     for command in ("migrate", "verify", "create-admin", "demo-sign-ins"):
         result = run(command)
-        one_line(result)
+        assert_one_line(result)
         assert "hidden-word" not in result.output
     database.dispose()
 
@@ -141,21 +141,21 @@ def test_a_file_that_is_no_database_is_one_line(tmp_path: Path, policy: Policy) 
     (tmp_path / "portal.sqlite").write_text("this is a shopping list, not a database" * 100)
     database = Database(f"sqlite:///{tmp_path}/portal.sqlite")
     run = runner(an_app(database, policy))
-    one_line(run("verify"), "not a database")
-    one_line(run("migrate"), "not a database")
+    assert_one_line(run("verify"), "not a database")
+    assert_one_line(run("migrate"), "not a database")
     database.dispose()
 
 
 def test_a_database_of_a_newer_portal_is_refused_in_one_line(run: Run, database: Database) -> None:
     with database.engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    one_line(run("verify"), "9999", schema.newest())
-    one_line(run("migrate"), "9999")
+    assert_one_line(run("verify"), "9999", schema.newest())
+    assert_one_line(run("migrate"), "9999")
 
 
 def test_an_option_that_a_command_does_not_have_is_one_line(run: Run) -> None:
     for command in ("migrate", "check-models", "verify", "create-admin", "demo-sign-ins"):
-        one_line(run(command, "--nonsense"), "--nonsense", f"{command} --help")
+        assert_one_line(run(command, "--nonsense"), "--nonsense", f"{command} --help")
 
 
 def test_settings_that_production_refuses_are_named_when_a_command_starts() -> None:
@@ -239,12 +239,12 @@ def test_demo_sign_ins_lists_one_person_per_role_who_can_really_sign_in(cast: Ca
 def test_demo_sign_ins_shows_nothing_in_production_nor_where_nobody_has_the_demo_password(
     cast: Cast, policy: Policy
 ) -> None:
-    one_line(runner(an_app(cast.database, policy))("demo-sign-ins"), "no demo city")
+    assert_one_line(runner(an_app(cast.database, policy))("demo-sign-ins"), "no demo city")
     production = an_app(
         cast.database, policy, env="production", public_url="https://compute.example.gov.cn",
         smtp_url="smtp://127.0.0.1", mail_from="compute@example.gov.cn",
     )  # fmt: skip
-    one_line(runner(production)("demo-sign-ins"), "production")
+    assert_one_line(runner(production)("demo-sign-ins"), "production")
 
 
 def test_a_disabled_person_is_not_offered_as_a_sign_in(cast: Cast, policy: Policy) -> None:

@@ -68,9 +68,18 @@ ROWS: dict[str, Row] = {
 SHARED: dict[str, Row] = {
     name: (lambda town, _person, name=name: town.shared[name])  # type: ignore[misc]
     for name in (
-        "pool_id", "tariff_id", "node_id", "window_id", "programme_id", "person_id", "mail_id", "job_id",
+        "pool_id",
+        "tariff_id",
+        "node_id",
+        "window_id",
+        "programme_id",
+        "person_id",
+        "mail_id",
+        "job_id",
         "announcement_id",
-        "scheme_id", "payment_id", "pack_id",
+        "scheme_id",
+        "payment_id",
+        "pack_id",
     )
 }
 FOREIGNER = {Role.MEMBER: "tang", Role.MANAGER: "mei"}

@@ -94,9 +94,7 @@ def build(cast: Cast, policy: Policy) -> Town:
     town.own |= _disputed(cast, town.own, "自家")
     town.foreign |= _disputed(cast, town.foreign, "别家的预约")
     town.own |= _waits_and_missed(cast, cast.yusheng, cast.allocation, town.own["booking_id"], "自家")
-    town.foreign |= _waits_and_missed(
-        cast, cast.luyu, cast.other_allocation, town.foreign["booking_id"], "别家的预约"
-    )
+    town.foreign |= _waits_and_missed(cast, cast.luyu, cast.other_allocation, town.foreign["booking_id"], "别家的预约")
     scheme, version = _scheme(cast)
     town.own |= _claim_and_trait(cast, town.own, scheme, version, "自家")
     town.foreign |= _claim_and_trait(cast, town.foreign, scheme, version, "别家的预约")

@@ -150,7 +150,7 @@ class Socket:
 
 
 def test_only_the_second_port_answers_and_it_answers_nothing_else(cast: Cast, policy: Policy) -> None:
-    app = make_app(cast.database, policy, metrics_port=9464)
+    app = make_app(cast.database, policy, own=True, metrics_port=9464)
     client = sign_in(app, cast.users["an"])
     inside: dict[str, Any] = {"environ_overrides": {"gunicorn.socket": Socket(9464)}}
     outside: dict[str, Any] = {"environ_overrides": {"gunicorn.socket": Socket(8000), "SERVER_PORT": "9464"}}

@@ -19,7 +19,7 @@ from compute_portal.tables import Base
 from scheduler import cycle, metering
 from scheduler.context import simulation
 from tests.cast import HOUR, Cast
-from tests.compute_portal.test_cli import an_app, one_line, runner
+from tests.compute_portal.test_cli import an_app, assert_one_line, runner
 
 Another = Callable[..., Database]
 
@@ -68,9 +68,11 @@ def test_it_refuses_a_target_that_holds_something_and_a_source_at_work(
     cast: Cast, another: Another, policy: Policy
 ) -> None:
     run = runner(an_app(cast.database, policy))
-    one_line(run("copy-to", cast.database.url.render_as_string(hide_password=False)), "not empty", "nothing was copied")
-    one_line(run("copy-to", "mysql://somewhere"), "sqlite:///")
-    one_line(run("copy-to", "postgresql://nobody:hidden-word@127.0.0.1:1/none"), "cannot be reached")
+    assert_one_line(
+        run("copy-to", cast.database.url.render_as_string(hide_password=False)), "not empty", "nothing was copied"
+    )
+    assert_one_line(run("copy-to", "mysql://somewhere"), "sqlite:///")
+    assert_one_line(run("copy-to", "postgresql://nobody:hidden-word@127.0.0.1:1/none"), "cannot be reached")
     target = another()
     cast.database.transaction(lambda s: s.execute(sa.update(LeaderRow).values(heartbeat_at=clock.now())))
     with pytest.raises(BackupError, match="stop portal-scheduler"):

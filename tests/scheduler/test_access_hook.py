@@ -320,7 +320,7 @@ def test_a_grant_that_was_cut_off_by_a_crash_is_asked_for_again(
     break_after(attempts, "granted")
     with pytest.raises(BaseException, match="granted"):
         hooked(now)
-    town.context.engine = EmbeddedEngine(town.cast.database, town.context.leader.transaction, 7.0)
+    town.context.engine = EmbeddedEngine(town.cast.database, town.context.leader, 7.0)
     assert hooked(now + MINUTE) == [id]
     assert hook.told() == [("grant", f"booking-{id}-1")] * 2
 

@@ -149,9 +149,7 @@ def test_a_quote_holds_ten_minutes_across_a_border_and_then_a_new_one_is_needed(
         desk.cancel(id, border + 5 * MINUTE, quote.id)  # ten minutes are over to the second
     with pytest.raises(Refusal, match="quote-expired"):
         desk.do(
-            lambda s: cancellations.cancel(
-                s, id, by=town.cast.member, policy=desk.rules, now=border
-            )
+            lambda s: cancellations.cancel(s, id, by=town.cast.member, policy=desk.rules, now=border)
         )  # without a quote
     desk.cancel(id, border + 5 * MINUTE - MINUTE / 60, quote.id)
     assert desk.charged(id, ChargeKind.CANCELLATION) == 0
@@ -501,9 +499,7 @@ def test_a_late_start_by_the_city_costs_nothing_and_the_time_is_offered_again(to
     booking = town.booking(id)
     with town.cast.database.read_only() as session:
         assert extending.lost_seconds(session, booking, desk.rules) == 3600
-    desk.do(
-        lambda s: extending.make_up(s, id, by=town.cast.member, policy=desk.rules, now=start + 2 * HOUR).id
-    )
+    desk.do(lambda s: extending.make_up(s, id, by=town.cast.member, policy=desk.rules, now=start + 2 * HOUR).id)
     with pytest.raises(Refusal, match="nothing-to-make-up"):
         desk.do(lambda s: extending.make_up(s, id, by=town.cast.member, policy=desk.rules, now=start + 2 * HOUR))
     day(town, id, start + 6 * HOUR, start + 2 * HOUR)
@@ -584,9 +580,7 @@ def test_cancel_and_approve_at_once_make_one_move_or_two_in_order(town: Town, de
         assert town.state(id) is BookingState.SUBMITTED
         outcome = at_once(
             lambda id=id: desk.do(lambda s: bookings.approve(s, id, by=cast.operator, now=now).id),
-            lambda id=id: desk.do(
-                lambda s: cancellations.cancel(s, id, by=cast.member, policy=desk.rules, now=now).id
-            ),
+            lambda id=id: desk.do(lambda s: cancellations.cancel(s, id, by=cast.member, policy=desk.rules, now=now).id),
         )
         refusals = [one.sentence.id for one in outcome if isinstance(one, Refusal)]
         # Approved first, it costs by the schedule and needs a quote; cancelled first, there is nothing to approve.

@@ -47,9 +47,7 @@ ACTS = (
     "book", "book", "others", "flexible", "approve", "extend", "hand_back", "cancel", "cancel", "claim", "wait", "take",
     "leave", "node", "crash", "pass", "pass", "pass",
 )  # fmt: skip
-STEPS = st.lists(
-    st.tuples(st.sampled_from(ACTS), st.integers(0, 1_000), st.integers(1, 240)), min_size=6, max_size=22
-)
+STEPS = st.lists(st.tuples(st.sampled_from(ACTS), st.integers(0, 1_000), st.integers(1, 240)), min_size=6, max_size=22)
 
 
 @contextmanager
@@ -142,9 +140,7 @@ class People:
                 session, id, from_at=from_at, by=self.cast.member, policy=self.rules, now=self.now
             )
             later = self.now + (n % 12) * MINUTE
-            cancellations.hand_back(
-                session, id, quote_id=quote.id, by=self.cast.member, policy=self.rules, now=later
-            )
+            cancellations.hand_back(session, id, quote_id=quote.id, by=self.cast.member, policy=self.rules, now=later)
 
         self.do(work)
 
@@ -189,9 +185,7 @@ class People:
         goal = NodeState.DOWN if state is NodeState.UP else NodeState.UP
         if goal is NodeState.DOWN and any(other is not NodeState.UP for _id, other in nodes):
             return  # one at a time
-        self.do(
-            lambda s: pools.change_node_state(s, id, goal, verb="fail", by=self.cast.operator, now=self.now)
-        )
+        self.do(lambda s: pools.change_node_state(s, id, goal, verb="fail", by=self.cast.operator, now=self.now))
 
     # -- the scheduler
 

@@ -228,7 +228,7 @@ def test_a_node_is_drained_and_resumed_by_instruction(town: Town) -> None:
     running = town.flexible(gpus=8, hours=2)
     town.cycle(now)
     node_id = town.node("h800-n001")
-    town.cast.database.transaction(lambda s: pools.drain(s, node_id, why="fan", by=town.cast.operator, now=now).id)
+    town.cast.database.transaction(lambda s: pools.drain(s, node_id, why="fan", by=town.cast.operator, now=now))
     waiting = town.flexible(gpus=32, hours=1, now=now)
     town.cycle(now + MINUTE)
     assert town.state(running) is BookingState.RUNNING
@@ -238,7 +238,7 @@ def test_a_node_is_drained_and_resumed_by_instruction(town: Town) -> None:
     assert (answered.state, answered.answer) == (InstructionState.DONE, {"id": "drained"})
     assert town.cycle(now + 2 * HOUR) == []  # 24 of 32 GPUs are up
     town.cast.database.transaction(
-        lambda s: pools.resume(s, node_id, why="new fan", by=town.cast.operator, now=now + 3 * HOUR).id
+        lambda s: pools.resume(s, node_id, why="new fan", by=town.cast.operator, now=now + 3 * HOUR)
     )
     assert town.cycle(now + 3 * HOUR) == [waiting]
 
@@ -416,7 +416,7 @@ def test_a_round_that_dies_after_any_step_is_finished_by_the_next_scheduler(
     with pytest.raises(BaseException, match=step[1]):
         town.cycle(then)
     # Another process: it remembers nothing.
-    memory = EmbeddedEngine(town.cast.database, town.context.leader.transaction, 7.0)
+    memory = EmbeddedEngine(town.cast.database, town.context.leader, 7.0)
     town.context.engine, town.context.observed_at, town.context.applied = memory, None, set()
     town.cycle(then)
     town.cycle(then)
@@ -435,7 +435,7 @@ def test_an_attempt_that_the_engine_lost_goes_back_to_the_queue(town: Town) -> N
     town.cycle(now)
     town.cast.database.transaction(lambda s: s.execute(sa.text("DELETE FROM leases")))
     town.context.observed_at = None
-    town.context.engine = EmbeddedEngine(town.cast.database, town.context.leader.transaction, 7.0)
+    town.context.engine = EmbeddedEngine(town.cast.database, town.context.leader, 7.0)
     assert town.cycle(now + MINUTE) == [id]
     assert town.attempts(id)[0].reason == {"id": "engine-lost"}
 
@@ -447,7 +447,7 @@ def test_what_was_over_before_anybody_saw_it_is_not_charged_and_waits_again(town
     with pytest.raises(BaseException, match="place"):
         town.cycle(now)
     back = now + 3 * HOUR  # the scheduler was away for as long as it would have run
-    town.context.engine = EmbeddedEngine(town.cast.database, town.context.leader.transaction, 7.0)
+    town.context.engine = EmbeddedEngine(town.cast.database, town.context.leader, 7.0)
     assert town.cycle(back) == [id]
     assert town.attempts(id)[0].reason == {"id": "over-before-access"}
     town.cycle(back + 2 * HOUR)

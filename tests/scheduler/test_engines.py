@@ -20,7 +20,7 @@ from tests.scheduler.conftest import Town
 MINUTE = dt.timedelta(minutes=1)
 # Each makes an engine over the cast's pool: 4 nodes of 8 GPUs. It is called again for "the process was restarted".
 ADAPTERS: dict[str, Callable[[Town], Engine]] = {
-    "embedded": lambda town: EmbeddedEngine(town.cast.database, town.context.leader.transaction, 7.0)
+    "embedded": lambda town: EmbeddedEngine(town.cast.database, town.context.leader, 7.0)
 }
 
 

@@ -67,7 +67,10 @@ def test_it_starts_bookings_and_a_signal_ends_it_in_order(
         started.kill()
         started.wait()
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert [line["level"] for line in lines if line["level"] not in ("info", "debug")] == []
+    # Looking every second, a busy machine skips a slot now and then; anything else would be wrong.
+    skipped = "maximum number of running instances", "a slot was skipped"
+    wrong = [line for line in lines if line["level"] not in ("info", "debug")]
+    assert [line for line in wrong if not any(words in f"{line}" for words in skipped)] == []
     with database.read_only() as session:
         unfinished = session.scalars(sa.select(TimetableRun).where(TimetableRun.finished_at.is_(None))).all()
         assert unfinished == []

@@ -254,7 +254,7 @@ def test_what_a_person_asks_for_is_run_again_and_answered_in_its_row_also_after_
         job = session.scalars(sa.select(TimetableEntry).where(TimetableEntry.name == "test")).one()
 
     def asks() -> int:
-        return town.cast.database.transaction(lambda s: jobs.retry(s, job.id, by=town.cast.operator, now=now).id)
+        return town.cast.database.transaction(lambda s: jobs.retry(s, job.id, by=town.cast.operator, now=now))
 
     def answered(id: int) -> tuple[InstructionState, object]:
         with town.cast.database.read_only() as session:

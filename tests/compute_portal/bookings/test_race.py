@@ -5,6 +5,8 @@ Each race is first run without its lock, to show that the lock decides it: a tes
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -60,7 +62,21 @@ def slow_placing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_locks(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SELECT without FOR UPDATE; on SQLite, where the transaction is the lock, none; and no overlap trigger."""
+    """SELECT without FOR UPDATE; on SQLite, where the transaction is the lock, none; and no overlap trigger.
+
+    The first two people have both looked before either of them takes.
+    """
+    both_have_looked = threading.Barrier(2)
+    place = service._place
+
+    def meet() -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):  # nobody else came: those are refused already
+            both_have_looked.wait(timeout=5)
+
+    def place_together(*args: Any) -> Any:
+        placement = place(*args)
+        meet()
+        return placement
 
     def load(session: Session, model: Any, id: int) -> Any:
         return session.get(model, id, populate_existing=True)
@@ -72,12 +88,13 @@ def without_locks(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
             )
         )
         found = {(owner, bucket): ledger.Account(id, balance) for owner, bucket, id, balance in rows}
-        time.sleep(THINKING_SECONDS)
+        meet()
         return found
 
     monkeypatch.setattr(service, "lock", load)
     monkeypatch.setattr(pools, "lock", load)
     monkeypatch.setattr(ledger, "lock_accounts", look_up)
+    monkeypatch.setattr(service, "_place", place_together)
     with database.engine.begin() as connection:
         if database.is_postgresql:
             connection.execute(sa.text("DROP TRIGGER occupancies_no_overlap ON occupancies"))
@@ -180,7 +197,7 @@ def race_with_the_scheduler(cast: Cast, rules: BookingPolicy) -> tuple[bool, lis
     """
     cast.submit(cast.fixed(gpus=24, start_in=1, hours=4), rules)
     flexible = cast.submit(cast.flexible(gpus=8, hours=4), rules)
-    engine = EmbeddedEngine(cast.database, cast.database.transaction, 7.0)
+    engine = EmbeddedEngine(cast.database, cast.database, 7.0)
     engine.hand_over(cast.database.transaction(lambda s: attempts.write(s, [flexible], now=NOW)), NOW)
 
     def place() -> None:

@@ -162,9 +162,7 @@ def strike(cast: Cast, policy: Policy) -> int:
     return cast.database.transaction(work)
 
 
-def test_operators_waive_a_no_show_with_a_reason_that_the_company_reads(
-    app: Flask, cast: Cast, policy: Policy
-) -> None:
+def test_operators_waive_a_no_show_with_a_reason_that_the_company_reads(app: Flask, cast: Cast, policy: Policy) -> None:
     strike(cast, policy)
     set_now(app, NOW + 3 * HOUR)
     chen = sign_in(app, cast.users["chen"], language="en")

@@ -82,7 +82,7 @@ def everything(cast: Cast, policy: Policy) -> None:
     def failed(session: Session) -> None:
         node = session.scalars(sa.select(Node.id).order_by(Node.position).limit(1)).one()
         asked = pools.ask(session, InstructionVerb.DRAIN, "node", node, why=None, by=SYSTEM, now=NOW - 4 * HOUR)
-        pools.answer(session, asked.id, Sentence("instruction-failed", error="x"), done=False, now=NOW - 3 * HOUR)
+        pools.answer(session, asked, Sentence("instruction-failed", error="x"), done=False, now=NOW - 3 * HOUR)
 
     cast.database.transaction(failed)
 
