@@ -22,7 +22,7 @@ def safe(cell: Cell) -> Cell:
 
 
 def csv_lines(header: Sequence[str], rows: Iterable[Sequence[Cell]], *, mark: bool = True) -> Iterator[str]:
-    """The file in pieces, one per row. It begins with a byte order mark, by which Excel knows UTF-8, unless told not."""
+    """The file in pieces, one per row. Unless told not to, it begins with the mark by which Excel knows UTF-8."""
     line = io.StringIO()
     writer = csv.writer(line)
     for row in _with_header(header, rows, mark):

@@ -52,9 +52,17 @@ class Page:
 
 def page_of(total: int, size: int = SIZE) -> Page:
     """The page that the address asks for (`?page=2`), the nearest one when it asks for nonsense."""
+    return Page(min(_asked(), Page(1, total, size).last), total, size)
+
+
+def asked_offset(size: int = SIZE) -> int:
+    """Where the page begins that the address asks for, whether or not the list is that long."""
+    return (_asked() - 1) * size
+
+
+def _asked() -> int:
     asked = request.args.get("page", "1")
-    number = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 7 else 1
-    return Page(min(max(1, number), Page(1, total, size).last), total, size)
+    return max(1, int(asked)) if asked.isascii() and asked.isdigit() and len(asked) < 7 else 1
 
 
 def rows_of(session: Session, query: sa.Select[Any]) -> tuple[Page, list[Any]]:

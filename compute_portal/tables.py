@@ -25,7 +25,7 @@ from .usage import models as usage
 from .workdays import models as workdays
 
 __all__ = [
-    "Base", "HistoryEntry", "PolicyVersion", "allocations", "announcements", "bookings", "budgets", "cancellations", "claims", "desk",
-    "enterprises", "files", "ledger",
-    "notices", "pools", "programmes", "review", "review_models", "signin", "statements", "subsidies", "usage", "workdays",
+    "Base", "HistoryEntry", "PolicyVersion", "allocations", "announcements", "bookings", "budgets", "cancellations",
+    "claims", "desk", "enterprises", "files", "ledger", "notices", "pools", "programmes", "review", "review_models",
+    "signin", "statements", "subsidies", "usage", "workdays",
 ]  # fmt: skip

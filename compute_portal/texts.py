@@ -82,7 +82,7 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "charged, and it counts as a no-show.",
     "lost-run": "run {key} was lost by our fault",
     "lost-node": "node {node} failed during run {key} (event {event})",
-    "told-lost-run": "Booking {number}: {hours:hours} GPU-hours of a run that we lost are credited. You need do nothing.",
+    "told-lost-run": "Booking {number}: {hours:hours} GPU-hours of a run we lost are credited. You need do nothing.",
     "made-up": "in place of time lost, from {at:time}",
     "told-ends": "Booking {number} ends at {at:time}. Save your results.",
     "end-moved": "The scheduler knows the new end.",
@@ -338,8 +338,8 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "hours-are-the-day": "These hours are the whole day. Choose a part of it, or set a price for the whole day.",
     "not-a-slice": "Write the slice as the maker does, for example {example}.",
     "slice-out-of-range": "Enter the part of a card, above 0 and up to 1.",
-    "tariff-off-peak-set": "{pool} costs {price:money} per GPU-hour from {from_hour:count}:00 to {until_hour:count}:00, "
-    "from {day:day} on.",
+    "tariff-off-peak-set": "From {day:day} on, {pool} costs {price:money} per GPU-hour, "
+    "{from_hour:count}:00 to {until_hour:count}:00.",
     "tariff-ended": "The off-peak price ends with {day:day}.",
     "pool-weight-set": "The weight is set; use from {day:day} on is priced with it.",
     "maintenance-nodes": "Choose at least one node of this pool.",

@@ -198,7 +198,8 @@ def _changed_contents(session: Session) -> Iterator[str]:
         sa.text(
             "SELECT s.number, c.content, c.sha256, c.signature, k.public_key, c.previous_sha256, c.sequence, "
             "s.amount_micro_yuan + s.tax_micro_yuan FROM statement_contents c "
-            "JOIN statements s ON s.id = c.statement_id JOIN receipt_keys k ON k.id = c.key_id ORDER BY c.enterprise_id, c.sequence"
+            "JOIN statements s ON s.id = c.statement_id JOIN receipt_keys k ON k.id = c.key_id "
+            "ORDER BY c.enterprise_id, c.sequence"
         ).execution_options(yield_per=100)
     )
     for number, content, sha256, signature, public_key, previous, sequence, payable in rows:

@@ -29,7 +29,7 @@ from compute_portal.sentences import Refusal
 from compute_portal.signin.passwords import hash_password
 from config.settings import DEMO_PASSWORD
 
-from . import alerts, cycle, demo_office, duties, reviews
+from . import alerts, cycle, demo_money, demo_office, duties, reviews
 from .context import simulation
 from .demo_office import Office
 from .town import Town
@@ -112,14 +112,17 @@ def build(database: Database, policy: Policy, now: dt.datetime) -> None:
     town = _people_and_pools(database, start)
     office = Office(town, policy, hash_password(DEMO_PASSWORD))
     demo_office.before(office, start, now)
+    demo_money.before(office, start)
     chance = random.Random(SEED)  # noqa: S311 - a demo that is the same every time
     _allocations(town, start, now)
     context = simulation(database, policy)
     virtual = VirtualTime(context, policy, metering_hours=6)
     _operators(town, virtual, start, now)
+    demo_money.during(office, virtual, now)
     virtual.run(_wishes(town, chance, start, now), start, now, lambda _n: None)
     _unfinished_business(town, policy, now)
     demo_office.after(office, now)
+    demo_money.after(office, context, now)
     duties.close_allocations(context, now)
     reviews.run(context, now)
     alerts.run(context, now)

@@ -144,7 +144,11 @@ def before(office: Office, start: dt.datetime, now: dt.datetime) -> None:
     office.do(lambda session: examples.load(session, from_on=first, by=SYSTEM, now=start))
     rules = usual_rules()
     *small, large = rules.tracks
-    rules = dataclasses.replace(rules, tracks=(*small, dataclasses.replace(large, needs_earlier_use=False)))
+    rules = dataclasses.replace(
+        rules,
+        tracks=(*small, dataclasses.replace(large, needs_earlier_use=False)),
+        subsidy_percent={"micro": 70, "small": 50, "medium": 30},
+    )
     town.programme(
         PROGRAMME, "智算起步计划", "First steps in compute", pools=(POOL,), gpu_seconds=units.gpu_seconds(3_000_000),
         ends_on=clock.day_of(start) + 300 * DAY, most_gpu_seconds=rules.largest.most_gpu_seconds,

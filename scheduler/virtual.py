@@ -150,6 +150,10 @@ class VirtualTime:
             return
         self.outcome.started[booking_id] = now
         fixed = wish.asked.ends_at
+        if fixed is not None:  # who does not come is a no-show
+            self.context.database.transaction(
+                lambda session: bookings.claim(session, booking_id, by=wish.by, now=now).id
+            )
         end = fixed if fixed is not None else now + dt.timedelta(seconds=wish.asked.seconds)
         if wish.run_seconds is not None and now + dt.timedelta(seconds=wish.run_seconds) < end:
             heapq.heappush(self._stops, (now + dt.timedelta(seconds=wish.run_seconds), booking_id))

@@ -18,6 +18,8 @@ from ..ledger.service import allocation as ledger_owner
 from ..pools.models import Pool
 from ..programmes.models import Programme
 from ..sentences import NotFound
+from ..signin.models import User
+from ..signin.queries import PersonName
 from .conflicts import refuse, tie
 from .models import IS_CURRENT, IS_REQUEST, IS_WAITING, Allocation, AllocationChange, Report
 from .review_models import RequestStep
@@ -138,6 +140,7 @@ class EntryRow:
     source: Bucket
     target: Bucket
     sign: int
+    by: PersonName | None
 
 
 def count_entries(session: Session, allocation_id: int, bucket: Bucket | None = None) -> int:
@@ -147,12 +150,18 @@ def count_entries(session: Session, allocation_id: int, bucket: Bucket | None = 
 
 def list_entries(
     session: Session, allocation_id: int, bucket: Bucket | None = None, *, offset: int = 0
-) -> list[EntryRow]:
-    """The ledger entries that an allocation's numbers are made of, newest first; of one bucket if asked for."""
+) -> tuple[list[EntryRow], int]:
+    """The ledger entries that an allocation's numbers are made of, newest first; of one bucket if asked for.
+
+    One page, and how many there are in all: 0 where the page lies beyond the last.
+    """
     source, target = orm.aliased(LedgerAccount), orm.aliased(LedgerAccount)
     owner = ledger_owner(allocation_id)
     rows = session.execute(
-        sa.select(LedgerEntry, source.owner, source.bucket, target.owner, target.bucket)
+        sa.select(
+            LedgerEntry, source.bucket, target.owner, target.bucket, User.name, User.name_en, sa.func.count().over()
+        )
+        .outerjoin(User, User.id == LedgerEntry.by_id)
         .join(source, source.id == LedgerEntry.from_account_id)
         .join(target, target.id == LedgerEntry.to_account_id)
         .where(_moves(allocation_id, bucket))
@@ -160,13 +169,14 @@ def list_entries(
         .limit(PAGE)
         .offset(offset)
     )
-    found = []
-    for entry, _from_owner, from_bucket, to_owner, to_bucket in rows:
+    found, total = [], 0
+    for entry, from_bucket, to_owner, to_bucket, name, name_en, total in rows:  # noqa: B007, each row says the total
         sign = 0
         if bucket is not None:
             sign = 1 if (to_owner, to_bucket) == (owner, bucket) else -1
-        found.append(EntryRow(entry, from_bucket, to_bucket, sign))
-    return found
+        person = PersonName(entry.by_id, name, name_en) if entry.by_id is not None and name else None
+        found.append(EntryRow(entry, from_bucket, to_bucket, sign, person))
+    return found, total
 
 
 def _moves(allocation_id: int, bucket: Bucket | None) -> sa.ColumnElement[bool]:

@@ -26,7 +26,7 @@ from ..programmes.models import Programme
 from ..programmes.rules import Rules, Track, eligibility, failed
 from ..programmes.states import ATTACHMENTS, FIELDS, Asked
 from ..sentences import Refusal, Sentence
-from ..signin.queries import names_of
+from ..signin.queries import history_with_names, names_of
 from ..usage.forecast import of_allocation
 from . import changes, facts, queries, reports, requests, review, service
 from .forms import (
@@ -428,13 +428,13 @@ def page(allocation_id: int) -> ResponseReturnValue:
     """What was asked, awarded and used. Who decides on a request does that in its review."""
     row = queries.get_row(read(), allocation_id, actor())
     allocation = row.allocation
-    history = list_history(read(), LIFE, allocation_id)
     bucket = http.args.get("bucket")
     chosen = Bucket(bucket) if bucket in {known.value for known in BUCKETS} else None
     awarded = allocation.awarded_gpu_seconds is not None
-    entries_page = paging.page_of(queries.count_entries(read(), allocation_id, chosen) if awarded else 0)
-    lines = queries.list_entries(read(), allocation_id, chosen, offset=entries_page.offset) if awarded else []
-    people = [allocation.requested_by, allocation.decided_by, *(e.by_id for e in history)]
+    entries_page, lines = _entries(allocation_id, chosen) if awarded else (paging.page_of(0), [])
+    people = [allocation.requested_by, allocation.decided_by]
+    history, names = history_with_names(read(), LIFE, allocation_id, people)
+    names |= {line.by.id: line.by for line in lines if line.by is not None}
     steps = [] if awarded else review.list_steps(read(), allocation_id)
     running = allocation.state is AllocationState.ACTIVE
     return render_template(
@@ -442,7 +442,7 @@ def page(allocation_id: int) -> ResponseReturnValue:
         row=row,
         forecast=of_allocation(read(), allocation, row.balance, now()) if running else None,
         history=history,
-        names=names_of(read(), people + [line.entry.by_id for line in lines]),
+        names=names,
         lines=lines,
         page=entries_page,
         bucket=chosen,
@@ -454,6 +454,16 @@ def page(allocation_id: int) -> ResponseReturnValue:
         change_names=CHANGE_NAMES,
         report_names=REPORT_NAMES,
     )
+
+
+def _entries(allocation_id: int, bucket: Bucket | None) -> tuple[paging.Page, list[queries.EntryRow]]:
+    """One query where the address asks for a page that there is."""
+    offset = paging.asked_offset()
+    lines, total = queries.list_entries(read(), allocation_id, bucket, offset=offset)
+    if lines or not offset:
+        return paging.page_of(total), lines
+    page = paging.page_of(queries.count_entries(read(), allocation_id, bucket))
+    return page, queries.list_entries(read(), allocation_id, bucket, offset=page.offset)[0]
 
 
 @blueprint.post("/allocations/<int:allocation_id>/withdraw")

@@ -238,7 +238,10 @@ def _page(booking_id: int, form: DeclineForm) -> ResponseReturnValue:
         if booking.starts_at
         else [],
         claim_until=_claim_until(booking),
-        extends_from=extending.opens_at(booking, policy),
+        # What was handed back is charged already and belongs to others: it does not go on from there.
+        extends_from=None
+        if any(entry.verb == "hand_back" for entry in history)
+        else extending.opens_at(booking, policy),
         lost=extending.lost_seconds(read(), booking, policy) if booking.state is BookingState.RUNNING else 0,
         cancel_address=_address("cancellations.confirm_cancel", booking_id=booking_id),
         hand_back_address=_address("cancellations.confirm_hand_back", booking_id=booking_id),

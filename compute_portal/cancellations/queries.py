@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from ..access import Actor, visible
+from ..access import Actor, must_see, visible
 from ..bookings.models import Booking, Strike
 from ..enterprises.models import Enterprise
 from .models import CancellationQuote, QuoteKind, ReturnedHours
@@ -47,6 +47,11 @@ class StrikeRow:
 
 def count_strikes(session: Session, by: Actor) -> int:
     return session.scalar(visible(sa.select(sa.func.count(Strike.id)), Strike.enterprise_id, by)) or 0
+
+
+def get_strike(session: Session, strike_id: int, by: Actor) -> Strike:
+    """Raises NotFound."""
+    return must_see(session.get(Strike, strike_id), by)
 
 
 def list_strikes(session: Session, by: Actor, limit: int, offset: int) -> list[StrikeRow]:

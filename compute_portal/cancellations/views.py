@@ -193,6 +193,7 @@ def _strikes_page(form: WaiveForm, refused_id: int | None = None) -> ResponseRet
 @allows(Permission.STRIKE_WAIVE)
 def waive(strike_id: int) -> ResponseReturnValue:
     form, by, at = WaiveForm(), actor(), now()
+    queries.get_strike(read(), strike_id, by)
     if form.validate():
         reason = form.reason.data or ""
         address = one_time(

@@ -77,17 +77,22 @@ class Budget:
 def money_left(session: Session, owners: Iterable[str]) -> dict[str, int]:
     """Micro-yuan left in each budget; those without accounts have nothing."""
     left = dict.fromkeys(owners, 0)
-    for owner, amount in session.execute(
-        sa.select(LedgerAccount.owner, sa.func.sum(LedgerAccount.balance))
+    for owner, amount in session.execute(money_left_query(left)):
+        left[owner] = int(amount)
+    return left
+
+
+def money_left_query(owners: Iterable[str]) -> sa.Select[str, int]:
+    """(owner, amount) of those budgets that have accounts."""
+    return (
+        sa.select(LedgerAccount.owner, sa.func.sum(LedgerAccount.balance).label("amount"))
         .where(
-            LedgerAccount.owner.in_(left),
+            LedgerAccount.owner.in_(list(owners)),
             LedgerAccount.bucket.in_((Bucket.POOL, Bucket.OVERDRAFT)),
             LedgerAccount.unit == Unit.MICRO_YUAN,
         )
         .group_by(LedgerAccount.owner)
-    ):
-        left[owner] = int(amount)
-    return left
+    )
 
 
 def list_entries(session: Session, references: Iterable[str]) -> list[LedgerEntry]:

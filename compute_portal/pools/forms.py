@@ -146,4 +146,4 @@ class PoolWeightForm(PortalForm):
     slice = LineField(
         N_("Slice"), most=20, description=N_("Empty for whole cards; for a slice its part of a card, 1g.10gb: 0.125")
     )
-    from_on = DayField(N_("From"), [Required()], description=N_("For example 2026-12-01"))
+    from_on = DayField(N_("First day"), [Required()], description=N_("For example 2026-12-01"))

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from ..lifecycle import HistoryEntry, Lifecycle
 from ..notices.models import Notice
 from .models import SshKey, User, UserSession
 
@@ -124,6 +125,22 @@ def names_of(session: Session, user_ids: Iterable[int | None]) -> dict[int, Pers
         return {}
     rows = session.execute(sa.select(User.id, User.name, User.name_en).where(User.id.in_(wanted), User.name != ""))
     return {row.id: PersonName(*row) for row in rows}
+
+
+def history_with_names(
+    session: Session, life: Lifecycle, subject_id: int, others: Iterable[int | None] = (), limit: int = 100
+) -> tuple[list[HistoryEntry], dict[int, PersonName]]:
+    """A history, newest first, with the names of its people: one query. A second one only for `others` not in it."""
+    rows = session.execute(
+        sa.select(HistoryEntry, User.id, User.name, User.name_en)
+        .outerjoin(User, User.id == HistoryEntry.by_id)
+        .where(HistoryEntry.kind == life.kind, HistoryEntry.subject_id == subject_id)
+        .order_by(HistoryEntry.id.desc())
+        .limit(limit)
+    ).all()
+    names = {id: PersonName(id, name, name_en) for _entry, id, name, name_en in rows if id is not None}
+    missing = names_of(session, set(others) - names.keys())
+    return [row[0] for row in rows], {id: name for id, name in names.items() if name.name} | missing
 
 
 def list_keys(session: Session, user_id: int) -> list[SshKey]:

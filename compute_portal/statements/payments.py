@@ -109,11 +109,16 @@ def _match(session: Session, payment: Payment, statement: Statement, by: Actor, 
 
 
 def unmatch(session: Session, payment_id: int, *, by: Actor, now: dt.datetime) -> Payment:
-    """It was matched with the wrong statement, which is not settled yet. Raises Refusal("settled-stays")."""
+    """It was matched with the wrong statement, which is not settled yet. Twice changes nothing.
+
+    Raises Refusal("settled-stays").
+    """
     require(by, Permission.PAYMENT_MATCH)
     payment = lock(session, Payment, payment_id)
-    if payment is None or payment.statement_id is None:
+    if payment is None:
         raise NotFound
+    if payment.statement_id is None:
+        return payment
     statement = locked(session, payment.statement_id)
     if statement.state is StatementState.SETTLED:
         raise Refusal(Sentence("settled-stays"))

@@ -429,6 +429,14 @@ def get_dispute(session: Session, dispute_id: int, by: Actor) -> DisputeRow:
 # -- what is paid
 
 
+def get_payment(session: Session, payment_id: int) -> Payment:
+    """Raises NotFound."""
+    payment = session.get(Payment, payment_id)
+    if payment is None:
+        raise NotFound
+    return payment
+
+
 def payments_of(session: Session, statement_id: int) -> list[Payment]:
     return list(session.scalars(sa.select(Payment).where(Payment.statement_id == statement_id).order_by(Payment.id)))
 

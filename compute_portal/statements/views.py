@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from flask import Blueprint, Response, make_response, redirect, render_template, url_for
+from flask import Blueprint, Response, abort, make_response, redirect, render_template, url_for
 from flask import request as http
 from flask.typing import ResponseReturnValue
 
@@ -21,10 +21,9 @@ from ..enterprises.models import Enterprise
 from ..forms import PortalForm, show
 from ..guard import _, actor, allows, language, log_access, now, one_time, portal, public, read, tell, transact
 from ..language import N_
-from ..lifecycle import list_history
 from ..policy import StatementPolicy
 from ..sentences import NotFound, Refusal, Sentence
-from ..signin.queries import names_of
+from ..signin.queries import history_with_names
 from . import capitals, content, disputes, files, forms, jobs, payments, pdf, queries, receipts, service
 from .models import ReceiptKey, Statement
 from .pricing import Totals
@@ -40,6 +39,7 @@ MONTH = re.compile(r"20\d\d-(0[1-9]|1[0-2])")
 LONGEST_SEARCH = 60
 LINES_ON_A_PAGE = 100
 LARGEST_ID = 2**31 - 1
+LINE_IS_KNOWN_BY = ("booking", "kind", "tariff", "discount", "weight", "adjustment")
 NOTHING = Totals()
 # The way of a statement; a returned one is computed again, like a draft.
 STEPS = (StatementState.DRAFT, StatementState.IN_REVIEW, StatementState.APPROVED, StatementState.ISSUED)
@@ -178,7 +178,7 @@ def page(statement_id: int) -> ResponseReturnValue:
     statement, enterprise = sheet.statement, sheet.enterprise
     lines = queries.lines_of(read(), statement)
     lines_page = paging.page_of(len(lines), LINES_ON_A_PAGE)
-    history = list_history(read(), LIFE, statement_id)
+    history, names = history_with_names(read(), LIFE, statement_id)
     totals = queries.totals_of(statement, lines)
     start, end = clock.month_bounds(statement.month)
     final = statement.state in FINAL
@@ -202,7 +202,7 @@ def page(statement_id: int) -> ResponseReturnValue:
         computed=statement.state in COMPUTED,
         final=final,
         history=history,
-        names=names_of(read(), [entry.by_id for entry in history]),
+        names=names,
         line_address=lambda line: _line_address(statement, line),
         everything=url_for("usage.records", billed_in=statement.month, enterprise_id=enterprise.id),
         disputes={dispute.line_id: dispute for dispute in queries.disputes_of(read(), statement_id)} if final else {},
@@ -252,12 +252,14 @@ def _line_address(statement: Statement, line: Line) -> str:
 @blueprint.get("/statements/<int:statement_id>/line")
 @allows(Permission.STATEMENT_VIEW)
 def line(statement_id: int) -> ResponseReturnValue:
-    """How a line came about: its charges, weight, prices and rule, step by step."""
+    """How a line came about: its charges, weight, prices and rule, step by step. Without a choice the first one."""
     by = actor()
     sheet = queries.get_sheet(read(), statement_id, by)
     if not (by.is_bureau or by.enterprise_id == sheet.enterprise.id):
         raise NotFound  # the sponsor pays for a team, and sees its sums
-    found = next((each for each in queries.lines_of(read(), sheet.statement) if _is_asked(each)), None)
+    chosen = http.args.keys() & LINE_IS_KNOWN_BY
+    lines = (each for each in queries.lines_of(read(), sheet.statement) if not chosen or _is_asked(each))
+    found = next(lines, None)
     if found is None:
         raise NotFound
     page = paging.page_of(queries.count_charges(read(), sheet.statement, found))
@@ -275,9 +277,7 @@ def line(statement_id: int) -> ResponseReturnValue:
 
 
 def _is_asked(line: Line) -> bool:
-    asked = {
-        name: http.args.get(name, "") for name in ("booking", "kind", "tariff", "discount", "weight", "adjustment")
-    }
+    asked = {name: http.args.get(name, "") for name in LINE_IS_KNOWN_BY}
     return asked == {
         "booking": str(line.booking_id),
         "kind": line.kind.value,
@@ -442,7 +442,7 @@ def issue(statement_id: int) -> ResponseReturnValue:
 def _all(verb: Callable[[Session, str, Actor, dt.datetime], int], done: str) -> ResponseReturnValue:
     month, by, at = _month(http.form), actor(), now()
     if month is None:
-        raise NotFound
+        abort(400)
     count = transact(lambda session: verb(session, month, by, at))
     tell(Sentence(done, n=count))
     return redirect(url_for("statements.index", month=month))
@@ -463,7 +463,7 @@ def approve_all() -> ResponseReturnValue:
 def _job(kind: JobKind) -> ResponseReturnValue:
     month, by, at = _month(http.form), actor(), now()
     if month is None:
-        raise NotFound
+        abort(400)
     try:
         transact(lambda session: jobs.ask(session, kind, month, by=by, now=at).id)
     except Refusal as refusal:
@@ -560,8 +560,10 @@ def receipt(statement_id: int) -> ResponseReturnValue:
     by = actor()
     sheet = queries.get_sheet(read(), statement_id, by)
     found = queries.content_of(read(), statement_id)
-    if found is None or not (by.is_bureau or by.enterprise_id == sheet.enterprise.id):
+    if not (by.is_bureau or by.enterprise_id == sheet.enterprise.id):
         raise NotFound
+    if found is None:
+        raise Refusal(Sentence("not-issued-yet"))
     key = read().get_one(ReceiptKey, found.key_id).public_key
     records = list(content.records(read(), sheet.statement))
     return _file(statement_id, "json", receipts.write(found.content, found.signature, key, records))
@@ -613,7 +615,7 @@ def _dispute_page(dispute_id: int, form: forms.AnswerForm) -> ResponseReturnValu
     by = actor()
     row = queries.get_dispute(read(), dispute_id, by)
     form.outcome.choices = [(state.value, _(text)) for state, text in forms.OUTCOMES.items()]
-    history = list_history(read(), DISPUTE_LIFE, dispute_id)
+    history, names = history_with_names(read(), DISPUTE_LIFE, dispute_id)
     found = queries.find_line(read(), row.line.id)
     return show(
         "statements/dispute.html",
@@ -623,7 +625,7 @@ def _dispute_page(dispute_id: int, form: forms.AnswerForm) -> ResponseReturnValu
         line_address=lambda line: _line_address(row.statement, line),
         is_open=row.dispute.state is DisputeState.OPENED,
         history=history,
-        names=names_of(read(), [entry.by_id for entry in history]),
+        names=names,
         kinds=KINDS_OF_CHARGE,
         may=by.may,
     )
@@ -792,6 +794,7 @@ def payment_enter() -> ResponseReturnValue:
 @allows(Permission.PAYMENT_MATCH)
 def payment_match(payment_id: int) -> ResponseReturnValue:
     form, by, at = forms.MatchForm(), actor(), now()
+    queries.get_payment(read(), payment_id)
     if form.validate():
         try:
             transact(lambda session: payments.match(session, payment_id, form.number.data or "", by=by, now=at).id)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import calendar
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -96,7 +96,7 @@ def entitlements_of(
 ) -> dict[int, Entitled]:
     """For each enterprise the schemes of this mode (None: of both) and what is left.
 
-    Three to eight statements for any number of enterprises: only what some scheme in force looks at is asked for.
+    Two statements for any number of enterprises, and only what some scheme in force looks at is asked for.
     With `lock` the schemes' rows are held FOR UPDATE: what is left stays true until the transaction ends. They are
     locked after billing months and before ledger accounts.
     """
@@ -107,24 +107,19 @@ def entitlements_of(
     vouchers = frozenset(version.id for scheme, version in versions if scheme.programme_id is None)
     if not schemes:
         return {id: Entitled(id, month, vouchers=vouchers) for id in enterprise_ids}
-    rules = [each.rules for each in schemes]
-    firms = _firms(session, enterprise_ids, month, rules)
-    used: dict[int, dict[int, Used]] = defaultdict(dict)
-    taken: dict[int, int] = {}
-    if any(r.cap_micro_yuan is not None or r.pool_micro_yuan is not None or r.months for r in rules):
-        used, taken = _used_and_taken(session, enterprise_ids, month)
-    left = _left_of_pools(session, schemes, taken)
-    bound = _bound(session, enterprise_ids)
+    facts = _facts(session, enterprise_ids, month, schemes)
+    left = {each.scheme.id: _left_of_pool(each, facts) for each in schemes}
     return {
         id: Entitled(
             id,
             month,
             tuple(
-                _entitlement(each, firms[id], used[id].get(each.scheme.id, Used()), left[each.scheme.id])
+                _entitlement(each, facts.firms[id], facts.used[id].get(each.scheme.id, Used()), left[each.scheme.id])
                 for each in schemes
-                if id in firms and _may_have(each, firms[id], used[id].get(each.scheme.id, Used()), month)
+                if id in facts.firms
+                and _may_have(each, facts.firms[id], facts.used[id].get(each.scheme.id, Used()), month)
             ),
-            bound[id],
+            facts.bound[id],
             vouchers,
         )
         for id in enterprise_ids
@@ -179,103 +174,154 @@ def _entitlement(each: InForce, firm: Firm, used: Used, left_of_pool: int | None
     )
 
 
-def _firms(session: Session, ids: Collection[int], month: str, rules: Collection[SchemeRules]) -> dict[int, Firm]:
-    day = last_day(month)
-    own: dict[int, Firm] = {}
-    for id, today, state, code, size in session.execute(
-        sa.select(Enterprise.id, Enterprise.size_class, Enterprise.state, Enterprise.credit_code, SizeChange.size_class)
-        .outerjoin(SizeChange, sa.and_(SizeChange.enterprise_id == Enterprise.id, SizeChange.from_on <= day))
-        .where(Enterprise.id.in_(ids))
-        .order_by(SizeChange.from_on, SizeChange.id)
-    ):
-        codes = frozenset([code] if code else [])
-        own[id] = Firm((size or today).value, state is EnterpriseState.VERIFIED, frozenset(), codes)  # the last one
+@dataclass(slots=True)
+class Facts:
+    """What the schemes of a month look at: firms, what they took, which contracts are bound, and what money is left."""
+
+    firms: dict[int, Firm] = field(default_factory=dict)
+    used: dict[int, dict[int, Used]] = field(default_factory=lambda: defaultdict(dict))
+    bound: dict[int, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
+    taken: dict[int, int] = field(default_factory=dict)  # scheme → by everybody, in the month's year
+    money: dict[str, int] = field(default_factory=dict)  # budget → what is left in it
+
+
+def _facts(session: Session, ids: Collection[int], month: str, schemes: Collection[InForce]) -> Facts:
+    """One statement, however many enterprises and schemes there are."""
+    rules, day = [each.rules for each in schemes], last_day(month)
+    parts = [_firms(ids, day), _bound(ids)]
     if any(r.asks_traits for r in rules):
-        for id, traits in traits_on(session, ids, day).items():
-            own[id].traits = traits
+        parts.append(_fact("trait", Trait.enterprise_id, Trait.trait).where(*_has_trait(ids, day)))
     if any(r.suppliers for r in rules):
-        for id, code in _related_codes(session, ids, day):
-            own[id].codes |= {code}
-    return own
+        parts += _related_codes(ids, day)
+    if any(r.cap_micro_yuan is not None or r.pool_micro_yuan is not None or r.months for r in rules):
+        parts += [_used(ids, int(month[:4])), _taken(int(month[:4]))]
+    owners = {owner_of(each.scheme) for each in schemes if not each.rules.rate_of_award}
+    if owners:
+        left = ledger_queries.money_left_query(owners).subquery()
+        parts.append(_fact("money", None, left.c.owner, number=left.c.amount))
+    return _gather(session.execute(sa.union_all(*parts)))
+
+
+def _gather(rows: Iterable[Any]) -> Facts:
+    facts = Facts()
+    traits: dict[int, set[str]] = defaultdict(set)
+    codes: dict[int, set[str]] = defaultdict(set)
+    for what, firm, text, other, number, scheme in rows:
+        match what:
+            case "firm":
+                facts.firms[firm] = Firm(text, bool(number), frozenset(), frozenset())
+                codes[firm].update([other] if other else [])
+            case "trait":
+                traits[firm].add(text)
+            case "code":
+                codes[firm].update([text] if text else [])
+            case "bound":
+                facts.bound[firm][number] = ELSEWHERE if scheme is None else scheme
+            case "used":
+                facts.used[firm][scheme] = Used(int(number), text)
+            case "taken":
+                facts.taken[scheme] = int(number)
+            case "money":
+                facts.money[text] = int(number)
+    for id, own in facts.firms.items():
+        own.traits, own.codes = frozenset(traits[id]), frozenset(codes[id])
+    return facts
+
+
+def _fact(
+    what: str, firm: Any, text: Any = None, other: Any = None, *, number: Any = None, scheme: Any = None
+) -> sa.Select[*tuple[Any, ...]]:
+    """A part of the one statement: what it tells, of which enterprise, two texts, a number and a scheme."""
+    return sa.select(
+        sa.literal_column(f"'{what}'"),
+        sa.cast(firm, sa.BigInteger),
+        sa.cast(text, sa.String),
+        sa.cast(other, sa.String),
+        sa.cast(number, sa.BigInteger),
+        sa.cast(scheme, sa.BigInteger),
+    )
+
+
+def _firms(ids: Collection[int], day: dt.date) -> sa.Select[*tuple[Any, ...]]:
+    """The size class as it was on the day, today's where none was entered; and the own code."""
+    then = (
+        sa.select(SizeChange.size_class)
+        .where(SizeChange.enterprise_id == Enterprise.id, SizeChange.from_on <= day)
+        .order_by(SizeChange.from_on.desc(), SizeChange.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    verified = sa.case((Enterprise.state == EnterpriseState.VERIFIED, 1), else_=0)
+    size = sa.func.coalesce(then, Enterprise.size_class)
+    return _fact("firm", Enterprise.id, size, Enterprise.credit_code, number=verified).where(Enterprise.id.in_(ids))
+
+
+def _has_trait(ids: Collection[int], day: dt.date) -> list[sa.ColumnElement[bool]]:
+    until = sa.or_(Trait.until_on.is_(None), Trait.until_on >= day)
+    return [Trait.enterprise_id.in_(ids), Trait.from_on <= day, until]
 
 
 def traits_on(session: Session, ids: Collection[int], day: dt.date) -> dict[int, frozenset[str]]:
     found: dict[int, set[str]] = defaultdict(set)
-    for id, trait in session.execute(
-        sa.select(Trait.enterprise_id, Trait.trait).where(
-            Trait.enterprise_id.in_(ids),
-            Trait.from_on <= day,
-            sa.or_(Trait.until_on.is_(None), Trait.until_on >= day),
-        )
-    ):
+    for id, trait in session.execute(sa.select(Trait.enterprise_id, Trait.trait).where(*_has_trait(ids, day))):
         found[id].add(trait)
     return {id: frozenset(traits) for id, traits in found.items()}
 
 
-def _related_codes(session: Session, ids: Collection[int], day: dt.date) -> list[tuple[int, str]]:
-    """(enterprise, credit code of somebody it is not independent of), whichever of the two was entered first."""
+def _related_codes(ids: Collection[int], day: dt.date) -> list[sa.Select[*tuple[Any, ...]]]:
+    """The codes of those an enterprise is not independent of, whichever of the two was entered first."""
     other = orm.aliased(Enterprise)
     holds = sa.and_(RelatedParty.from_on <= day, sa.or_(RelatedParty.until_on.is_(None), RelatedParty.until_on >= day))
-    forth = (
-        sa.select(RelatedParty.enterprise_id, sa.func.coalesce(RelatedParty.other_code, other.credit_code))
+    code = sa.func.coalesce(RelatedParty.other_code, other.credit_code)
+    return [
+        _fact("code", RelatedParty.enterprise_id, code)
         .outerjoin(other, other.id == RelatedParty.other_id)
-        .where(RelatedParty.enterprise_id.in_(ids), holds)
-    )
-    back = (
-        sa.select(RelatedParty.other_id, other.credit_code)
+        .where(RelatedParty.enterprise_id.in_(ids), holds),
+        _fact("code", RelatedParty.other_id, other.credit_code)
         .join(other, other.id == RelatedParty.enterprise_id)
-        .where(RelatedParty.other_id.in_(ids), holds)
-    )
-    both: list[Any] = list(session.execute(sa.union_all(forth, back)))
-    return [(id, code) for id, code in both if id is not None and code is not None]
+        .where(RelatedParty.other_id.in_(ids), holds),
+    ]
 
 
 def used_of(session: Session, ids: Collection[int], month: str) -> dict[int, dict[int, Used]]:
     """Enterprise → scheme → what it took in the month's year."""
-    return _used_and_taken(session, ids, month)[0]
+    return _gather(session.execute(_used(ids, int(month[:4])))).used
 
 
-def _used_and_taken(
-    session: Session, ids: Collection[int], month: str
-) -> tuple[dict[int, dict[int, Used]], dict[int, int]]:
-    """`used_of`, and what all enterprises took from each scheme in that year: one statement."""
-    year = int(month[:4])
+def _used(ids: Collection[int], year: int) -> sa.Select[*tuple[Any, ...]]:
     this_year = sa.func.sum(sa.case((SubsidyUse.year == year, SubsidyUse.amount_micro_yuan), else_=0))
-    own = (
-        sa.select(SubsidyUse.enterprise_id, SubsidyUse.scheme_id, this_year, sa.func.min(SubsidyUse.month))
+    first = sa.func.min(SubsidyUse.month)
+    return (
+        _fact("used", SubsidyUse.enterprise_id, first, number=this_year, scheme=SubsidyUse.scheme_id)
         .where(SubsidyUse.enterprise_id.in_(ids))
         .group_by(SubsidyUse.enterprise_id, SubsidyUse.scheme_id)
     )
-    everybody = (
-        sa.select(sa.null(), SubsidyUse.scheme_id, sa.func.sum(SubsidyUse.amount_micro_yuan), sa.literal(""))
+
+
+def _taken(year: int) -> sa.Select[*tuple[Any, ...]]:
+    amount = sa.func.sum(SubsidyUse.amount_micro_yuan)
+    return (
+        _fact("taken", None, number=amount, scheme=SubsidyUse.scheme_id)
         .where(SubsidyUse.year == year)
         .group_by(SubsidyUse.scheme_id)
     )
-    used: dict[int, dict[int, Used]] = defaultdict(dict)
-    taken: dict[int, int] = {}
-    rows: list[Any] = list(session.execute(sa.union_all(own, everybody)))
-    for enterprise_id, scheme_id, amount, first_month in rows:
-        if enterprise_id is None:
-            taken[scheme_id] = int(amount)
-        else:
-            used[enterprise_id][scheme_id] = Used(int(amount), first_month)
-    return used, taken
 
 
-def _left_of_pools(session: Session, schemes: Collection[InForce], taken: Mapping[int, int]) -> dict[int, int | None]:
-    """The year's pool and the budget, whichever is less. A subsidy that awards promised has no limit."""
-    owners = {owner_of(each.scheme) for each in schemes if not each.rules.rate_of_award}
-    money = ledger_queries.money_left(session, owners) if owners else {}
-    left: dict[int, int | None] = {}
-    for each in schemes:
-        if each.rules.rate_of_award:
-            left[each.scheme.id] = None
-            continue
-        limits = [max(0, money[owner_of(each.scheme)])]
-        if each.rules.pool_micro_yuan is not None:
-            limits.append(max(0, each.rules.pool_micro_yuan - taken.get(each.scheme.id, 0)))
-        left[each.scheme.id] = min(limits)
-    return left
+def _bound(ids: Collection[int]) -> sa.Select[*tuple[Any, ...]]:
+    """Contracts that stand in a scheme, or in one of somebody else."""
+    return _fact(
+        "bound", ContractSubsidy.enterprise_id, number=ContractSubsidy.allocation_id, scheme=ContractSubsidy.scheme_id
+    ).where(ContractSubsidy.enterprise_id.in_(ids))
+
+
+def _left_of_pool(each: InForce, facts: Facts) -> int | None:
+    """The year's pool or the budget, whichever is less. A subsidy that awards promised has no limit."""
+    if each.rules.rate_of_award:
+        return None
+    limits = [max(0, facts.money.get(owner_of(each.scheme), 0))]
+    if each.rules.pool_micro_yuan is not None:
+        limits.append(max(0, each.rules.pool_micro_yuan - facts.taken.get(each.scheme.id, 0)))
+    return min(limits)
 
 
 def used_in_year(session: Session, year: int) -> dict[int, int]:
@@ -285,17 +331,6 @@ def used_in_year(session: Session, year: int) -> dict[int, int]:
         .group_by(SubsidyUse.scheme_id)
     )
     return {scheme_id: int(amount) for scheme_id, amount in rows}
-
-
-def _bound(session: Session, ids: Collection[int]) -> Mapping[int, dict[int, int]]:
-    found: dict[int, dict[int, int]] = defaultdict(dict)
-    for enterprise_id, allocation_id, scheme_id in session.execute(
-        sa.select(ContractSubsidy.enterprise_id, ContractSubsidy.allocation_id, ContractSubsidy.scheme_id).where(
-            ContractSubsidy.enterprise_id.in_(ids)
-        )
-    ):
-        found[enterprise_id][allocation_id] = ELSEWHERE if scheme_id is None else scheme_id
-    return found
 
 
 # -- schemes ----------------------------------------------------------------------------------------------------------

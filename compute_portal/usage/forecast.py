@@ -195,8 +195,8 @@ class Spend:
 
 
 def spend(session: Session, enterprise_id: int, month: str) -> Spend:
-    """Everything billed in the month: usage, fees, credits. Rounded once, so a statement, which rounds each line, may
-    differ by fen. One query."""
+    """Everything billed in the month: usage, fees, credits, each rounded as the line of the statement. One query."""
+    of_line = (Charge.booking_id, Charge.kind, Charge.adjustment)
     rows = session.execute(
         sa.select(
             Charge.weight_milli, Tariff.id, Tariff.price_micro_yuan, Discount.id, Discount.percent,
@@ -206,14 +206,14 @@ def spend(session: Session, enterprise_id: int, month: str) -> Spend:
         .outerjoin(Discount, Discount.id == Charge.discount_id)
         .where(Charge.enterprise_id == enterprise_id, Charge.billed_in == month)
         .group_by(
-            Charge.weight_milli, Tariff.id, Tariff.price_micro_yuan, Discount.id, Discount.percent,
+            *of_line, Charge.weight_milli, Tariff.id, Tariff.price_micro_yuan, Discount.id, Discount.percent,
             Discount.price_micro_yuan,
         )
     )  # fmt: skip
-    seconds, at_list, net = 0, Fraction(0), Fraction(0)
+    seconds, at_list, net = 0, 0, 0
     for weight, tariff_id, price, discount_id, percent, contract, amount in rows:
         point = prices.price_point(tariff_id, price, discount_id, percent, contract, weight)
         seconds += int(amount)
-        at_list += point.list_of(int(amount))
-        net += point.contract_of(int(amount))
-    return Spend(seconds, to_fen(at_list), to_fen(net))
+        at_list += to_fen(point.list_of(int(amount)))
+        net += to_fen(point.contract_of(int(amount)))
+    return Spend(seconds, at_list, net)

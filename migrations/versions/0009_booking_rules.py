@@ -86,9 +86,7 @@ def _returned() -> None:
         sa.Column("rebooked_gpu_seconds", sa.BigInteger(), nullable=True),
         sa.Column("credited_gpu_seconds", sa.BigInteger(), nullable=True),
         sa.Column("settled_at", UtcDateTime(), nullable=True),
-        sa.CheckConstraint(
-            "ends_at > starts_at AND charged_gpu_seconds > 0", name=op.f("ck_returned_hours_something")
-        ),
+        sa.CheckConstraint("ends_at > starts_at AND charged_gpu_seconds > 0", name=op.f("ck_returned_hours_something")),
         sa.CheckConstraint(
             "settled_at IS NULL OR (credited_gpu_seconds BETWEEN 0 AND charged_gpu_seconds "
             "AND credited_gpu_seconds <= rebooked_gpu_seconds)",

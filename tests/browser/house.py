@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import http.client
 import os
 import re
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
 
+from flask import Flask
 from sqlalchemy.orm import Session
 from werkzeug.serving import make_server
 
@@ -33,6 +35,7 @@ from scheduler.context import Context, simulation
 from scheduler.post import post_of
 from scheduler.town import Town
 from tests.mailbox import Mailbox, text_of
+from tests.web import set_now
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICY = ROOT / "config" / "policy.toml"
@@ -64,14 +67,15 @@ def build_town(database: Database) -> Town:
     return town
 
 
-def award(town: Town, hours: int) -> int:
+def award(town: Town, hours: int, *, firm: str = "yusheng", at: dt.datetime | None = None) -> int:
     """The start-up's allocation, for tests that begin after that step."""
-    today = clock.day_of(clock.now())
+    now = at or clock.now()
+    today = clock.day_of(now)
     id = town.ask(
-        "yusheng", "sme", "H800", units.gpu_seconds(hours), purpose="训练一个方言语音识别基座模型。", starts_on=today,
-        ends_on=today.replace(year=today.year + 1, day=1), now=clock.now(),
+        firm, "sme", "H800", units.gpu_seconds(hours), purpose="训练一个方言语音识别基座模型。", starts_on=today,
+        ends_on=today.replace(year=today.year + 1, day=1), now=now,
     )  # fmt: skip
-    town.award("yusheng", "H800", id, units.gpu_seconds(hours), "", clock.now())
+    town.award(firm, "H800", id, units.gpu_seconds(hours), "", now)
     return id
 
 
@@ -84,6 +88,8 @@ class House:
         self.folder = folder
         self.host = f"127.0.0.1:{_free_port()}"
         self.address = f"http://{self.host}"
+        self.app: Flask | None = None
+        self.now: dt.datetime | None = None  # None: the clock
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def session_of(self, email: str) -> str:
@@ -93,17 +99,24 @@ class House:
             user = find_by_email(session, email)
             assert user is not None
             policy = load_policy(POLICY).sign_in
-            return signin.start_session(session, user.id, enterprise_id=None, policy=policy, now=clock.now())
+            now = self.now or clock.now()
+            return signin.start_session(session, user.id, enterprise_id=None, policy=policy, now=now)
 
         return self.database.transaction(begin)
+
+    def move_to(self, now: dt.datetime) -> None:
+        """For pages and those who come from here on it is `now`; only where it is served here."""
+        assert self.app is not None
+        self.now = now
+        set_now(self.app, now)
 
     @contextlib.contextmanager
     def served_here(self) -> Iterator[House]:
         """By threads of this process: quick to start, for tests of pages."""
         settings = Settings(env="test", secret_key=SECRET, public_url=self.address)
-        app = create_app(settings, self.database, load_policy(POLICY))
+        self.app = create_app(settings, self.database, load_policy(POLICY))
         host, port = self.host.split(":")
-        server = make_server(host, int(port), app, threaded=True)
+        server = make_server(host, int(port), self.app, threaded=True)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:

@@ -14,7 +14,7 @@ from compute_portal.allocations.states import AllocationState, ChangeState, Repo
 from compute_portal.announcements.states import AnnouncementState
 from compute_portal.bookings import service as bookings
 from compute_portal.bookings.models import Booking
-from compute_portal.bookings.states import BookingState
+from compute_portal.bookings.states import BookingState, WaiterState
 from compute_portal.claims.states import ClaimState
 from compute_portal.enterprises.states import EnterpriseState
 from compute_portal.language import WORDS, say
@@ -46,6 +46,7 @@ FIRST: dict[str, set[enum.StrEnum]] = {
     "statement": {StatementState.DRAFT},
     "dispute": {DisputeState.OPENED},
     "claim": {ClaimState.OPENED},
+    "waiter": {WaiterState.WAITING},
 }
 NOT_ALLOWED = [
     (kind, before, after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,7 @@ from compute_portal.subsidies import examples
 from compute_portal.subsidies import queries as subsidy_queries
 from compute_portal.subsidies import service as subsidies
 from compute_portal.subsidies.rules import Take
+from compute_portal.subsidies.states import Mode
 from compute_portal.usage import service as usage
 from compute_portal.usage.models import BillingMonth, Charge, ChargeKind, UsageRecord
 from compute_portal.usage.service import Piece
@@ -186,7 +188,13 @@ def _payment(session: Session, cast: Cast) -> int:
 
 def _pack(session: Session, cast: Cast) -> int:
     job = StatementJob(
-        kind=JobKind.PACK, month="2026-06", state=JobState.DONE, asked_by=cast.users["he"], asked_at=NOW, size=0
+        kind=JobKind.PACK,
+        month="2026-06",
+        state=JobState.DONE,
+        asked_by=cast.users["he"],
+        asked_at=NOW,
+        finished_at=NOW,
+        size=0,
     )
     session.add(job)
     session.flush()
@@ -223,7 +231,18 @@ def _rows_of(
             "statement_id": statement.id,
         }
 
-    return cast.database.transaction(work)
+    def credit(session: Session) -> int:
+        """So that the draft has a line below zero, too."""
+        charge = session.scalars(sa.select(Charge.id).where(Charge.booking_id == rows["booking_id"])).one()
+        why = Sentence("mail-password-changed")
+        return usage.credit(
+            session, charge, 60, kind=ChargeKind.CORRECTION, reference=f"credit:{charge}", why=why, by=cast.finance,
+            now=NOW,
+        )  # fmt: skip
+
+    rows = cast.database.transaction(work)
+    cast.database.transaction(credit)
+    return rows
 
 
 def _change_and_report(cast: Cast, allocation_id: int, manager: str) -> dict[str, int]:
@@ -320,10 +339,26 @@ def _declined(cast: Cast, policy: Policy, manager: str, mark: str) -> dict[str, 
 
 
 def _scheme(cast: Cast) -> tuple[int, int]:
-    """A voucher scheme with money, and its version."""
+    """A voucher scheme with money, and its version; beside it one that deducts and looks at all that schemes can."""
+    first = dt.date(2026, 11, 1)
 
     def work(session: Session) -> tuple[int, int]:
-        scheme = examples.load(session, from_on=dt.date(2026, 11, 1), by=SYSTEM, now=NOW, only=("Nanning",))["Nanning"]
+        scheme = examples.load(session, from_on=first, by=SYSTEM, now=NOW, only=("Nanning",))["Nanning"]
+        asks = dataclasses.replace(
+            examples.read()["Zhuhai"][0], mode=Mode.DEDUCT, months=12, suppliers=("91440300708461136T",)
+        )
+        deducts = subsidies.open_scheme(
+            session,
+            asks,
+            name="即减",
+            name_en="At once",
+            why="测试",
+            from_on=first,
+            is_example=False,
+            by=SYSTEM,
+            now=NOW,
+        )
+        subsidies.fund(session, deducts.id, 10**12, reference="city", by=SYSTEM, now=NOW)
         return scheme.id, subsidy_queries.list_versions(session, scheme.id)[0].id
 
     return cast.database.transaction(work)

@@ -104,6 +104,31 @@ def test_the_end_is_exact_also_when_it_is_noticed_late(town: Town, engine: Engin
     assert (found.state, found.ended_at, found.failed) == (LeaseState.ENDED, now + HOUR, False)
 
 
+@pytest.mark.parametrize("hours", [1, 3], ids=["sooner", "later"])
+def test_the_end_of_what_runs_is_moved_also_after_a_restart(
+    town: Town, make_engine: Callable[[], Engine], hours: int
+) -> None:
+    now = town.cast.now
+    (one,) = handed(town, town.flexible(gpus=4, hours=2))
+    engine = make_engine()
+    engine.hand_over([one], now)
+    engine.place(now)
+    for _twice in range(2):
+        engine.move_ends({one.key: now + hours * HOUR, "never-arrived": now + HOUR}, now + MINUTE)
+    assert engine.find("never-arrived") is None
+    for each in (engine, make_engine()):
+        found = each.find(one.key)
+        assert found is not None
+        assert (found.state, found.until_at) == (LeaseState.PLACED, now + hours * HOUR)
+        assert each.advance(now + hours * HOUR - MINUTE) is False
+    engine = make_engine()
+    assert engine.advance(now + hours * HOUR + MINUTE) is True
+    engine.move_ends({one.key: now + 9 * HOUR}, now + hours * HOUR + MINUTE)
+    found = engine.find(one.key)
+    assert found is not None
+    assert (found.state, found.ended_at, found.failed) == (LeaseState.ENDED, now + hours * HOUR, False)
+
+
 def test_what_changed_since_an_instant_is_observed_and_may_be_asked_again(
     town: Town, make_engine: Callable[[], Engine]
 ) -> None:

@@ -78,12 +78,15 @@ def test_the_price_of_cancelling_is_shown_kept_ten_minutes_and_charged(
 
 def test_the_rest_is_handed_back_from_a_time_on(chen: FlaskClient, cast: Cast, policy: Policy) -> None:
     id = cast.submit(cast.fixed(gpus=8, start_in=30, hours=10), policy.bookings)  # Thursday 16:00
+    assert f'href="/bookings/{id}/extend"' in chen.get(f"/bookings/{id}").text
     refused = post(chen, f"/bookings/{id}/hand-back/quote", {"from_at": ""}, page=f"/bookings/{id}/hand-back")
     assert refused.status_code == 422 and "hand back from a later time on" in words(refused)
     shown, sent = quote(chen, id, "hand-back", from_at="2026-11-19 20:00")
     assert "Charge for it 48 GPU-hours at most ¥792.00 before tax" in shown
     done = post(chen, f"/bookings/{id}/hand-back", sent)
-    page = words(chen.get(done.location))
+    shown_then = chen.get(done.location)
+    page = words(shown_then)
+    assert f"/bookings/{id}/extend" not in shown_then.text and "Extending" not in page
     assert "The rest is handed back from Thu 19 Nov 20:00 on" in page, page
     assert booking(cast, id).ends_at == NOW + 34 * HOUR
 

@@ -84,7 +84,7 @@ def test_finance_and_auditors_see_the_month_with_tally_and_totals(
     set_now(app, END + 4 * HOUR)
     client = sign_in(app, cast.users["he"], language="en")
     page = words(client.get("/statements"))
-    assert "November 2026: 1 of 2 statements are still drafts" in page
+    assert "November 2026: 1 of 2 statements are not closed yet" in page
     assert "Closed, before tax ¥330.00" in page
     assert "Drafts so far, before subsidy and tax ¥66.00" in page
     only = words(client.get("/statements?month=2026-11&state=in_review"))

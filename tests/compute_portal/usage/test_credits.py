@@ -155,15 +155,15 @@ def test_hours_of_several_charges_are_given_back_from_the_last_one_on(cast: Cast
     def some(amount: int, name: str) -> list[int]:
         return cast.database.transaction(
             lambda s: service.credit_from(
-                s, ids, amount, kind=ChargeKind.RETURNED, reference=name, why=Sentence("stopped"), by=SYSTEM, now=NOW
+                s, ids, amount, kind=ChargeKind.CORRECTION, reference=name, why=Sentence("stopped"), by=SYSTEM, now=NOW
             )
         )
 
-    some(5 * 3_600, "returned:1")
+    some(5 * 3_600, "several:1")
     with cast.database.read_only() as session:
         assert service.left_of(session, ids) == {ids[0]: 14_400, ids[1]: 10_800, ids[2]: 0}
     with pytest.raises(Refusal, match="credit-too-much"):
-        some(7 * 3_600 + 1, "returned:2")
+        some(7 * 3_600 + 1, "several:2")
     assert_verified(cast.database)
 
 
@@ -177,8 +177,8 @@ def test_a_fee_comes_from_the_hold_at_the_frozen_price_and_can_be_given_back(cas
         booking = session.get_one(Booking, booking_id)
         [stretch] = prices.frozen(session, [booking_id])[booking_id]
         fee = service.charge_fee(
-            session, booking, kind=ChargeKind.CANCELLATION, gpu_seconds=4 * 3_600, point=stretch.point,
-            reference=f"booking:{booking_id}:cancellation", why=Sentence("stopped"), by=cast.member, now=NOW,
+            session, booking, kind=ChargeKind.NO_SHOW, gpu_seconds=4 * 3_600, point=stretch.point,
+            reference=f"booking:{booking_id}:fee", why=Sentence("stopped"), by=cast.member, now=NOW,
         )  # fmt: skip
         bookings.cancel(session, booking_id, by=cast.member, now=NOW)
         return fee
