@@ -23,6 +23,7 @@ from ..db import Reader, Writer, lock
 from ..ledger import service as ledger
 from ..lifecycle import Move, move_all, move_to
 from ..pools import service as pools
+from ..pools.models import Pool
 from ..sentences import Sentence
 from .models import TO_DO, Attempt, Booking, Standing
 from .service import free_slot, give_back
@@ -227,6 +228,7 @@ _POOLS_OF = (
     .where(A.id.in_(sa.bindparam("ids", expanding=True)))
 )
 _VOID_OPEN = pools.void_plans(_POOLS_OF_OPEN)
+_VOID_OPEN_TELLING = _VOID_OPEN.returning(Pool.__table__.c.id, Pool.__table__.c.version)
 _VOID = pools.void_plans(_POOLS_OF)
 
 
@@ -308,19 +310,22 @@ def _attempt(session: Session, key: str) -> tuple[Attempt, Booking]:
     return attempt, booking
 
 
-def ended(session: Writer, ends: Mapping[str, dt.datetime], *, revoked_at: dt.datetime | None = None) -> list[str]:
+def ended(
+    session: Writer, ends: Mapping[str, dt.datetime], *, revoked_at: dt.datetime | None = None
+) -> tuple[list[str], dict[int, int]]:
     """They reached their end or were stopped: → finished. Their GPUs are planned for others from then on.
 
     `revoked_at` when no hook has to take access back: the GPUs are free at once. Returns the keys of those that nobody
-    was let in to and nobody stopped: they did not end as they should, and are left as they are.
+    was let in to and nobody stopped: they did not end as they should, and are left as they are; and the versions of
+    the pools, which are raised by one.
     """
-    session.execute(_VOID_OPEN, {"keys": list(ends)})
+    versions = {id: version for id, version in session.execute(_VOID_OPEN_TELLING, {"keys": list(ends)})}
     rows = [row for row in _lock(session, ends) if row.outcome is None]
     odd = [row.key for row in rows if row.granted_at is None and row.state is not BookingState.STOPPING]
     # What is metered already stays: an end that the engine reports late does not reach back into it.
     at = {row: max(ends[row.key], row.metered_until_at or ends[row.key]) for row in rows if row.key not in odd}
     if not at:
-        return odd
+        return odd, versions
     session.execute(
         _END,
         [
@@ -340,7 +345,7 @@ def ended(session: Writer, ends: Mapping[str, dt.datetime], *, revoked_at: dt.da
     )
     if revoked_at is not None:
         pools.release_occupancies(session, {row.booking_id: end for row, end in at.items()}, at=revoked_at)
-    return odd
+    return odd, versions
 
 
 def withdrawn(session: Session, keys: Sequence[str], *, at: dt.datetime) -> None:

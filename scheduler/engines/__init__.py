@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -94,6 +94,9 @@ class Engine(Protocol):
 
     def stop(self, keys: Sequence[str], now: dt.datetime) -> None:
         """End what waits or runs under these keys; unknown and ended ones are left alone."""
+
+    def freed(self, keys: Sequence[str], versions: Mapping[int, int]) -> None:
+        """The portal has written these ends and given back their GPUs; `versions` are the pools' since then."""
 
     def find(self, key: str) -> Observation | None:
         """What became of one attempt; None when it never arrived."""

@@ -52,6 +52,7 @@ NOT_THERE = (NodeState.DOWN, NodeState.OUT_OF_SERVICE)
 PLANS = 5
 # What no version tells (a limit, shares, a maintenance window that is over) is seen after this time at the latest.
 LOOK_AGAIN = dt.timedelta(seconds=60)
+BELIEVED = 10 * LOOK_AGAIN  # who has which GPUs, as far as versions tell
 
 
 # Statements that every cycle runs are made once: making one costs more than running it.
@@ -185,6 +186,10 @@ class _Queue:
     planned_version: int | None = None
     look_again_at: dt.datetime | None = None
     seen: _Seen | None = None
+    # What ended since `seen`: first ours alone, then written by the portal, which raised the pool's version so often.
+    ended: dict[str, _Placed] = field(default_factory=dict)
+    freed: list[_Placed] = field(default_factory=list)
+    raised: int = 0
 
     def put(self, placed: _Placed) -> None:
         self.placed[placed.key] = placed
@@ -201,16 +206,20 @@ class _Queue:
         if placed is not None:
             self.changed = True
             self.running[placed.enterprise_id] -= placed.gpus
+            self.ended[key] = placed
 
 
 @dataclass(slots=True)
 class _Seen:
-    """A pool at a version. As time passes it stays true until something that is taken reaches its end."""
+    """A pool at a version: who has which GPUs, true until something reaches its end; shares and limits a while ago."""
 
     version: int
+    at: dt.datetime
     until_at: dt.datetime
     availability: Availability
     names: dict[int, str]  # of nodes
+    ids: dict[str, int]
+    shares_at: dt.datetime
     leaves: list[Leaf]
     limits: dict[int, int]
     booked: dict[int, list[tuple[int, int, int]]]  # enterprise → windows it has confirmed
@@ -275,6 +284,16 @@ class EmbeddedEngine:
             placed = [queue.placed[key] for queue in queues.values() for key in keys if key in queue.placed]
             until = {one.key: one.until_at for one in placed}
             self._end([(key, min(now, until.get(key, now)), None) for key in keys], queues, now)
+
+    def freed(self, keys: Sequence[str], versions: Mapping[int, int]) -> None:
+        with self._remembering() as queues:
+            for pool_id, queue in queues.items():
+                ended = [queue.ended.pop(key) for key in keys if key in queue.ended]
+                queue.freed += ended
+                if queue.seen is None or versions.get(pool_id) != queue.seen.version + queue.raised + 1:
+                    queue.seen = None if ended or pool_id in versions else queue.seen
+                else:
+                    queue.raised += 1
 
     def find(self, key: str) -> Observation | None:
         with self._database.read_only() as session:
@@ -379,28 +398,47 @@ class EmbeddedEngine:
         return queue.changed or queue.planned_version != version or not at_rest
 
     def _see(self, session: Reader, pool_id: int, queue: _Queue, version: int, now: dt.datetime) -> _Seen:
-        """The pool now, read only when it changed or something in it came to its end."""
+        """The pool now, read only when somebody else changed it, something reached its end, or it is long ago.
+
+        What ended earlier by our own doing is no reason: each time raised the version by one, so at any other version
+        somebody else was here, too.
+        """
         seen = queue.seen
         if (
             seen is None
-            or seen.version != version
-            or not seen.until_at - LOOK_AGAIN <= now < seen.until_at
-            or not {waiting.allocation_id for waiting in queue.waiting.values()}
-            <= {leaf.allocation_id for leaf in seen.leaves}
+            or seen.version + queue.raised != version
+            or queue.ended
+            or not seen.at <= now < min(seen.until_at, seen.at + BELIEVED)
         ):
             pool = session.execute(THIS_POOL, {"pool": pool_id}).one()
-            # What is taken now frees nothing before the first of these ends: flexible ones by their longest run, fixed
-            # ones by their window, and both are placed here.
-            ends = [one.until_at for one in queue.placed.values() if one.until_at > now]
+            names = _pairs(session, NAMES, {"pool": pool_id})
+            availability = pool_queries.load_availability(session, pool, now)
             seen = queue.seen = _Seen(
                 version=pool.version,
-                until_at=min([now + LOOK_AGAIN, *ends]),
-                availability=pool_queries.load_availability(session, pool, now),
-                names=_pairs(session, NAMES, {"pool": pool_id}),
+                at=now,
+                until_at=_next_end(availability, now),
+                availability=availability,
+                names=names,
+                ids={name: id for id, name in names.items()},
+                shares_at=now,
                 leaves=self._leaves(session, pool_id, queue, now),
                 limits=_pairs(session, LIMITS, {"pool": pool_id}),
                 booked=_booked(session, pool_id),
             )
+        else:
+            seen.version = version
+            if queue.freed:
+                seen.availability.vacate((_placement(one, seen.ids) for one in queue.freed), int(now.timestamp()))
+                seen.until_at = _next_end(seen.availability, now)
+            asked = {waiting.allocation_id for waiting in queue.waiting.values()}
+            if now >= seen.shares_at + LOOK_AGAIN or not asked <= {leaf.allocation_id for leaf in seen.leaves}:
+                seen.shares_at = now
+                seen.leaves = self._leaves(session, pool_id, queue, now)
+                seen.limits = _pairs(session, LIMITS, {"pool": pool_id})
+                seen.booked = _booked(session, pool_id)
+        queue.raised = 0
+        queue.ended.clear()
+        queue.freed.clear()
         return seen
 
     def _leaves(self, session: Reader, pool_id: int, queue: _Queue, now: dt.datetime) -> list[Leaf]:
@@ -696,6 +734,15 @@ def _observations(session: Session, query: sa.Select[Any], **values: Any) -> lis
             query, values
         )
     ]
+
+
+def _next_end(availability: Availability, now: dt.datetime) -> dt.datetime:
+    end = availability.next_end(int(now.timestamp()))
+    return now + BELIEVED if end is None else min(now + BELIEVED, _instant(end))
+
+
+def _placement(placed: _Placed, ids: Mapping[str, int]) -> Placement:
+    return tuple((ids[node["node"]], sum(1 << gpu for gpu in node["gpus"])) for node in placed.nodes)
 
 
 def _nodes(placement: Placement, names: dict[int, str]) -> list[dict[str, Any]]:
