@@ -238,6 +238,7 @@ class EmbeddedEngine:
         # What changed since an instant, so that a round that asks what it has just caused need not read it.
         self._news: list[tuple[dt.datetime, Observation]] = []
         self._news_since: dt.datetime | None = None
+        self._versions: dict[int, int] = {}  # of the pools, as far as known in this round
         insert = postgresql.insert if database.is_postgresql else sqlite.insert
         self._insert = insert(LEASES).on_conflict_do_nothing().returning(LEASES.c.key)
 
@@ -288,6 +289,8 @@ class EmbeddedEngine:
     def freed(self, keys: Sequence[str], versions: Mapping[int, int]) -> None:
         with self._remembering() as queues:
             for pool_id, queue in queues.items():
+                if pool_id in versions and pool_id in self._versions:
+                    self._versions[pool_id] = versions[pool_id]
                 ended = [queue.ended.pop(key) for key in keys if key in queue.ended]
                 queue.freed += ended
                 if queue.seen is None or versions.get(pool_id) != queue.seen.version + queue.raised + 1:
@@ -375,7 +378,8 @@ class EmbeddedEngine:
             if not queue.waiting:
                 return dropped
             with self._database.look() as session:
-                version = session.execute(VERSION, {"pool": pool_id}).scalar_one()
+                # What somebody else changes since this round looked is found when the plan is applied, or next round.
+                version = self._versions.pop(pool_id, None) or session.execute(VERSION, {"pool": pool_id}).scalar_one()
                 if not self._worth_planning(queue, version, now):
                     return dropped
                 seen = self._see(session, pool_id, queue, version, now)
@@ -558,10 +562,19 @@ class EmbeddedEngine:
     def _on_lost_nodes(
         self, queues: dict[int, _Queue], now: dt.datetime
     ) -> dict[str, tuple[dt.datetime, Sentence | None]]:
-        """What runs on nodes that are down ended when they went down."""
+        """What runs on nodes that are down ended when they went down. Where the pool changed only by our own doing, no
+        node did."""
+        self._versions = {}
         if not any(queue.placed for queue in queues.values()):
             return {}
         with self._database.look() as session:
+            self._versions = _pairs(session, VERSIONS)
+            if all(
+                queue.seen is not None and self._versions[pool_id] == queue.seen.version + queue.raised
+                for pool_id, queue in queues.items()
+                if queue.placed
+            ):
+                return {}
             lost = _pairs(session, LOST_NODES)
         if not lost:
             return {}
