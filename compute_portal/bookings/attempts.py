@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -19,7 +19,7 @@ from .. import clock
 from ..access import SYSTEM
 from ..allocations.models import Allocation
 from ..allocations.states import AllocationState
-from ..db import Reader, Writer, lock
+from ..db import AboutThese, Reader, Writer, lock
 from ..ledger import service as ledger
 from ..lifecycle import Move, move_all, move_to
 from ..pools import service as pools
@@ -74,19 +74,19 @@ _HAND_OVER = (
     )
     .join_from(BOOKINGS, ALLOCATIONS, ALLOCATIONS.c.id == B.allocation_id)
 )  # fmt: skip
-_TO_WRITE = (
-    _HAND_OVER.where(
-        B.id.in_(sa.bindparam("ids", expanding=True)),
-        B.state.in_((BookingState.QUEUED, BookingState.CONFIRMED)),
-        B.under_way.is_(False),
+_TO_WRITE = AboutThese(
+    lambda these: (
+        _HAND_OVER.where(
+            these(B.id),
+            B.state.in_((BookingState.QUEUED, BookingState.CONFIRMED)),
+            B.under_way.is_(False),
+        )
+        .order_by(B.id)
+        .with_for_update(of=BOOKINGS)
     )
-    .order_by(B.id)
-    .with_for_update(of=BOOKINGS)
 )
-_COUNT_TRY = (
-    sa.update(BOOKINGS)
-    .where(B.id.in_(sa.bindparam("ids", expanding=True)))
-    .values(tries=BOOKINGS.c.tries + 1, under_way=True)
+_COUNT_TRY = AboutThese(
+    lambda these: sa.update(BOOKINGS).where(these(B.id)).values(tries=BOOKINGS.c.tries + 1, under_way=True)
 )
 _WRITE = sa.insert(ATTEMPTS)
 _UNRECORDED = (
@@ -114,10 +114,10 @@ def list_waiting(session: Reader, now: dt.datetime) -> tuple[list[int], list[int
 
 def write(session: Writer, booking_ids: Sequence[int], *, now: dt.datetime) -> list[HandOver]:
     """Write the attempts before anything is handed over, so that a crash leaves a key to ask the engine for."""
-    waiting = session.execute(_TO_WRITE, {"ids": booking_ids}).all()
+    waiting = session.execute(*_TO_WRITE(booking_ids)).all()
     if not waiting:
         return []
-    session.execute(_COUNT_TRY, {"ids": [row.id for row in waiting]})
+    session.execute(*_COUNT_TRY([row.id for row in waiting]))
     numbered = [(row, row.tries + 1, f"booking-{row.id}-{row.tries + 1}") for row in waiting]
     session.execute(
         _WRITE,
@@ -179,14 +179,13 @@ class _Row(NamedTuple):
         return self.state in (BookingState.QUEUED, BookingState.CONFIRMED)
 
 
-_KEYS = A.key.in_(sa.bindparam("keys", expanding=True))
-_LOCK = (
-    sa.select(
+_LOCK = AboutThese(
+    lambda these: sa.select(
         A.id, A.key, A.booking_id, A.outcome, A.placed_at, A.until_at, A.granted_at, A.metered_until_at, B.gpus,
         B.kind, B.state,
     )
     .join_from(ATTEMPTS, BOOKINGS, B.id == A.booking_id)
-    .where(_KEYS)
+    .where(these(A.key))
     .order_by(A.booking_id, A.id)
     .with_for_update()
 )  # fmt: skip
@@ -206,8 +205,8 @@ _GRANT = (
     .where(A.id == sa.bindparam("attempt"))
     .values(granted_at=sa.bindparam("at"), metered_until_at=sa.bindparam("at"))
 )
-_NO_STANDING = sa.delete(cast(sa.Table, Standing.__table__)).where(
-    Standing.__table__.c.booking_id.in_(sa.bindparam("ids", expanding=True))
+_NO_STANDING = AboutThese(
+    lambda these: sa.delete(cast(sa.Table, Standing.__table__)).where(these(Standing.__table__.c.booking_id))
 )
 _END = (
     sa.update(ATTEMPTS)
@@ -219,22 +218,24 @@ _END = (
         revoked_at=sa.bindparam("revoked"),
     )
 )
-_POOLS_OF_OPEN = (
-    sa.select(B.pool_id).join_from(BOOKINGS, ATTEMPTS, A.booking_id == B.id).where(_KEYS, A.outcome.is_(None))
-)
 _POOLS_OF = (
     sa.select(B.pool_id)
     .join_from(BOOKINGS, ATTEMPTS, A.booking_id == B.id)
     .where(A.id.in_(sa.bindparam("ids", expanding=True)))
 )
-_VOID_OPEN = pools.void_plans(_POOLS_OF_OPEN)
-_VOID_OPEN_TELLING = _VOID_OPEN.returning(Pool.__table__.c.id, Pool.__table__.c.version)
+_VOID_OPEN = AboutThese(
+    lambda these: pools.void_plans(
+        sa.select(B.pool_id)
+        .join_from(BOOKINGS, ATTEMPTS, A.booking_id == B.id)
+        .where(these(A.key), A.outcome.is_(None))
+    ).returning(Pool.__table__.c.id, Pool.__table__.c.version)
+)
 _VOID = pools.void_plans(_POOLS_OF)
 
 
-def _lock(session: Writer, keys: Iterable[str]) -> list[_Row]:
+def _lock(session: Writer, keys: Collection[str]) -> list[_Row]:
     """These attempts and their bookings, locked, in the order of the bookings."""
-    return [_Row(*row) for row in session.execute(_LOCK, {"keys": list(keys)})]
+    return [_Row(*row) for row in session.execute(*_LOCK(keys))]
 
 
 def placed(session: Writer, given: Sequence[Given]) -> dict[str, int]:
@@ -260,7 +261,7 @@ def placed(session: Writer, given: Sequence[Given]) -> dict[str, int]:
             for row, one in fresh
         ],
     )
-    session.execute(_NO_STANDING, {"ids": [row.booking_id for row, _one in fresh]})
+    session.execute(*_NO_STANDING([row.booking_id for row, _one in fresh]))
     moves = [
         Move(
             row.booking_id,
@@ -319,7 +320,7 @@ def ended(
     was let in to and nobody stopped: they did not end as they should, and are left as they are; and the versions of
     the pools, which are raised by one.
     """
-    versions = {id: version for id, version in session.execute(_VOID_OPEN_TELLING, {"keys": list(ends)})}
+    versions = {id: version for id, version in session.execute(*_VOID_OPEN(ends))}
     rows = [row for row in _lock(session, ends) if row.outcome is None]
     odd = [row.key for row in rows if row.granted_at is None and row.state is not BookingState.STOPPING]
     # What is metered already stays: an end that the engine reports late does not reach back into it.
@@ -350,7 +351,7 @@ def ended(
 
 def withdrawn(session: Session, keys: Sequence[str], *, at: dt.datetime) -> None:
     """Their bookings were cancelled before the portal knew of a place; what the engine gave meanwhile is free again."""
-    session.execute(_VOID_OPEN, {"keys": list(keys)})
+    session.execute(*_VOID_OPEN(keys))
     rows = [row for row in _lock(session, keys) if row.outcome is None and row.placed_at is None]
     if not rows:
         return
@@ -522,14 +523,14 @@ def list_over(session: Session, keys: Sequence[str]) -> list[str]:
     return list(session.scalars(sa.select(Attempt.key).where(Attempt.key.in_(keys), Attempt.outcome.is_not(None))))
 
 
-_KEYS_UNDER_WAY = sa.select(A.booking_id, A.key).where(
-    A.booking_id.in_(sa.bindparam("ids", expanding=True)), A.outcome.is_(None)
+_KEYS_UNDER_WAY = AboutThese(
+    lambda these: sa.select(A.booking_id, A.key).where(these(A.booking_id), A.outcome.is_(None))
 )
 
 
 def keys_under_way(session: Reader, booking_ids: Sequence[int]) -> dict[int, str]:
     """The key of each booking's attempt that is not over, where there is one."""
-    return {booking_id: key for booking_id, key in session.execute(_KEYS_UNDER_WAY, {"ids": list(booking_ids)})}
+    return {booking_id: key for booking_id, key in session.execute(*_KEYS_UNDER_WAY(booking_ids))}
 
 
 def revoked(session: Session, attempt_ids: Sequence[int], *, at: dt.datetime) -> None:

@@ -28,7 +28,7 @@ from compute_portal.bookings.attempts import HandOver, Place
 from compute_portal.bookings.models import Booking
 from compute_portal.bookings.states import BookingState
 from compute_portal.budgets.models import AllocationBudget
-from compute_portal.db import Database, Reader, Writer
+from compute_portal.db import AboutThese, Database, Reader, Writer
 from compute_portal.desk.models import Lease
 from compute_portal.pools import queries as pool_queries
 from compute_portal.pools import service as pools
@@ -108,8 +108,8 @@ BUMP = (
     .where(POOLS.id == sa.bindparam("pool"), POOLS.version == sa.bindparam("planned"))
     .values(version=POOLS.version + 1)
 )
-STILL_QUEUED = sa.select(BOOKINGS.id).where(
-    BOOKINGS.id.in_(sa.bindparam("ids", expanding=True)), BOOKINGS.state == BookingState.QUEUED
+STILL_QUEUED = AboutThese(
+    lambda these: sa.select(BOOKINGS.id).where(these(BOOKINGS.id), BOOKINGS.state == BookingState.QUEUED)
 )
 PLACE = (
     sa.update(LEASES)
@@ -475,7 +475,7 @@ class EmbeddedEngine:
         def work(session: sa.Connection) -> list[Start] | None:
             if session.execute(BUMP, {"pool": pool_id, "planned": seen.version}).rowcount != 1:
                 return None
-            still = set(session.scalars(STILL_QUEUED, {"ids": [start.waiting.booking_id for start in starts]}))
+            still = set(session.scalars(*STILL_QUEUED([start.waiting.booking_id for start in starts])))
             gone = [start for start in starts if start.waiting.booking_id not in still]
             if gone:
                 _write_ended(session, [(start.waiting.key, now, None) for start in gone], now)
