@@ -98,7 +98,9 @@ class Leader:
         return self._database.write(fenced)
 
     def _must_lead(self, connection: sa.Connection) -> None:
-        epoch = connection.exec_driver_sql(self._epoch).scalar()
+        driver = connection.connection.driver_connection  # straight to it: this runs for every transaction
+        assert driver is not None
+        (epoch,) = driver.execute(self._epoch).fetchone()
         if epoch != self.epoch:
             raise LostLeadership(f"epoch {self.epoch} was followed by {epoch}")
 

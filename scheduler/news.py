@@ -13,7 +13,7 @@ from compute_portal.bookings import attempts
 from compute_portal.bookings.attempts import Given
 from compute_portal.db import Writer, with_objects
 from compute_portal.sentences import Sentence
-from scheduler.context import Context, in_batches, written_in_batches
+from scheduler.context import BATCH, Context, in_batches, written_in_batches
 from scheduler.engines import LeaseState, Observation
 from scheduler.phases import phase
 
@@ -38,8 +38,11 @@ def write(
         started.update(wanted)
         unwanted.update(one.key for one in some if one.key not in wanted)
 
+    versions: dict[int, int] = {}
+
     def write_ended(session: sa.Connection, some: Sequence[Observation]) -> None:
-        _write_ended(context, session, some, now)
+        versions.clear()
+        versions.update(_write_ended(context, session, some, now))
         with_ends(session)
 
     failures = 0
@@ -51,6 +54,8 @@ def write(
                 write_ended,
                 lambda one, error: give_up(context, one.key, error, now),
             )
+        if versions and not failures and len(ended) <= BATCH:
+            context.engine.freed([one.key for one in ended], versions)
     if placed:
         with phase("record-place"):
             failures += written_in_batches(
@@ -82,15 +87,20 @@ def _write_placed(context: Context, session: Writer, some: Sequence[Observation]
     return attempts.placed(session, given)
 
 
-def _write_ended(context: Context, session: Writer, some: Sequence[Observation], now: dt.datetime) -> None:
+def _write_ended(context: Context, session: Writer, some: Sequence[Observation], now: dt.datetime) -> dict[int, int]:
+    """The pools' versions since then, if all of it has given back its GPUs as it should."""
     by_key = {one.key: one for one in some}
     as_it_should = {one.key: one.ended_at or now for one in some if not one.failed}
     rest = [one.key for one in some if one.failed]
+    versions: dict[int, int] = {}
     if as_it_should:
-        rest += attempts.ended(session, as_it_should, revoked_at=now if context.access is None else None)
+        revoked_at = now if context.access is None else None
+        odd, versions = attempts.ended(session, as_it_should, revoked_at=revoked_at)
+        rest += odd
     if rest:
         with with_objects(session) as objects:
             _write_odd_ends(context, objects, [by_key[key] for key in rest], now)
+    return {} if rest or context.access is not None else versions
 
 
 def _write_odd_ends(context: Context, session: Session, some: Sequence[Observation], now: dt.datetime) -> None:

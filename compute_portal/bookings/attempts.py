@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -19,10 +19,11 @@ from .. import clock
 from ..access import SYSTEM
 from ..allocations.models import Allocation
 from ..allocations.states import AllocationState
-from ..db import Reader, Writer, lock
+from ..db import AboutThese, Reader, Writer, lock
 from ..ledger import service as ledger
 from ..lifecycle import Move, move_all, move_to
 from ..pools import service as pools
+from ..pools.models import Pool
 from ..sentences import Sentence
 from .models import TO_DO, Attempt, Booking, Standing
 from .service import free_slot, give_back
@@ -73,19 +74,19 @@ _HAND_OVER = (
     )
     .join_from(BOOKINGS, ALLOCATIONS, ALLOCATIONS.c.id == B.allocation_id)
 )  # fmt: skip
-_TO_WRITE = (
-    _HAND_OVER.where(
-        B.id.in_(sa.bindparam("ids", expanding=True)),
-        B.state.in_((BookingState.QUEUED, BookingState.CONFIRMED)),
-        B.under_way.is_(False),
+_TO_WRITE = AboutThese(
+    lambda these: (
+        _HAND_OVER.where(
+            these(B.id),
+            B.state.in_((BookingState.QUEUED, BookingState.CONFIRMED)),
+            B.under_way.is_(False),
+        )
+        .order_by(B.id)
+        .with_for_update(of=BOOKINGS)
     )
-    .order_by(B.id)
-    .with_for_update(of=BOOKINGS)
 )
-_COUNT_TRY = (
-    sa.update(BOOKINGS)
-    .where(B.id.in_(sa.bindparam("ids", expanding=True)))
-    .values(tries=BOOKINGS.c.tries + 1, under_way=True)
+_COUNT_TRY = AboutThese(
+    lambda these: sa.update(BOOKINGS).where(these(B.id)).values(tries=BOOKINGS.c.tries + 1, under_way=True)
 )
 _WRITE = sa.insert(ATTEMPTS)
 _UNRECORDED = (
@@ -113,10 +114,10 @@ def list_waiting(session: Reader, now: dt.datetime) -> tuple[list[int], list[int
 
 def write(session: Writer, booking_ids: Sequence[int], *, now: dt.datetime) -> list[HandOver]:
     """Write the attempts before anything is handed over, so that a crash leaves a key to ask the engine for."""
-    waiting = session.execute(_TO_WRITE, {"ids": booking_ids}).all()
+    waiting = session.execute(*_TO_WRITE(booking_ids)).all()
     if not waiting:
         return []
-    session.execute(_COUNT_TRY, {"ids": [row.id for row in waiting]})
+    session.execute(*_COUNT_TRY([row.id for row in waiting]))
     numbered = [(row, row.tries + 1, f"booking-{row.id}-{row.tries + 1}") for row in waiting]
     session.execute(
         _WRITE,
@@ -179,14 +180,13 @@ class _Row(NamedTuple):
         return self.state in (BookingState.QUEUED, BookingState.CONFIRMED)
 
 
-_KEYS = A.key.in_(sa.bindparam("keys", expanding=True))
-_LOCK = (
-    sa.select(
+_LOCK = AboutThese(
+    lambda these: sa.select(
         A.id, A.key, A.booking_id, A.outcome, A.placed_at, A.until_at, A.granted_at, A.metered_until_at, B.gpus,
         B.kind, B.state, B.ends_at,
     )
     .join_from(ATTEMPTS, BOOKINGS, B.id == A.booking_id)
-    .where(_KEYS)
+    .where(these(A.key))
     .order_by(A.booking_id, A.id)
     .with_for_update()
 )  # fmt: skip
@@ -206,8 +206,8 @@ _GRANT = (
     .where(A.id == sa.bindparam("attempt"))
     .values(granted_at=sa.bindparam("at"), metered_until_at=sa.bindparam("at"))
 )
-_NO_STANDING = sa.delete(cast(sa.Table, Standing.__table__)).where(
-    Standing.__table__.c.booking_id.in_(sa.bindparam("ids", expanding=True))
+_NO_STANDING = AboutThese(
+    lambda these: sa.delete(cast(sa.Table, Standing.__table__)).where(these(Standing.__table__.c.booking_id))
 )
 _END = (
     sa.update(ATTEMPTS)
@@ -219,21 +219,24 @@ _END = (
         revoked_at=sa.bindparam("revoked"),
     )
 )
-_POOLS_OF_OPEN = (
-    sa.select(B.pool_id).join_from(BOOKINGS, ATTEMPTS, A.booking_id == B.id).where(_KEYS, A.outcome.is_(None))
-)
 _POOLS_OF = (
     sa.select(B.pool_id)
     .join_from(BOOKINGS, ATTEMPTS, A.booking_id == B.id)
     .where(A.id.in_(sa.bindparam("ids", expanding=True)))
 )
-_VOID_OPEN = pools.void_plans(_POOLS_OF_OPEN)
+_VOID_OPEN = AboutThese(
+    lambda these: pools.void_plans(
+        sa.select(B.pool_id)
+        .join_from(BOOKINGS, ATTEMPTS, A.booking_id == B.id)
+        .where(these(A.key), A.outcome.is_(None))
+    ).returning(Pool.__table__.c.id, Pool.__table__.c.version)
+)
 _VOID = pools.void_plans(_POOLS_OF)
 
 
-def _lock(session: Writer, keys: Iterable[str]) -> list[_Row]:
+def _lock(session: Writer, keys: Collection[str]) -> list[_Row]:
     """These attempts and their bookings, locked, in the order of the bookings."""
-    rows: Iterable[Any] = session.execute(_LOCK, {"keys": list(keys)})
+    rows: Iterable[Any] = session.execute(*_LOCK(keys))
     return [_Row(*row) for row in rows]
 
 
@@ -260,7 +263,7 @@ def placed(session: Writer, given: Sequence[Given]) -> dict[str, int]:
             for row, one in fresh
         ],
     )
-    session.execute(_NO_STANDING, {"ids": [row.booking_id for row, _one in fresh]})
+    session.execute(*_NO_STANDING([row.booking_id for row, _one in fresh]))
     moves = [
         Move(
             row.booking_id,
@@ -314,20 +317,23 @@ def _attempt(session: Session, key: str) -> tuple[Attempt, Booking]:
     return attempt, booking
 
 
-def ended(session: Writer, ends: Mapping[str, dt.datetime], *, revoked_at: dt.datetime | None = None) -> list[str]:
+def ended(
+    session: Writer, ends: Mapping[str, dt.datetime], *, revoked_at: dt.datetime | None = None
+) -> tuple[list[str], dict[int, int]]:
     """They reached their end or were stopped: → finished. Their GPUs are planned for others from then on.
 
     `revoked_at` when no hook has to take access back: the GPUs are free at once. Returns the keys of those that nobody
-    was let in to and nobody stopped: they did not end as they should, and are left as they are.
+    was let in to and nobody stopped: they did not end as they should, and are left as they are; and the versions of
+    the pools, which are raised by one.
     """
-    session.execute(_VOID_OPEN, {"keys": list(ends)})
+    versions = {id: version for id, version in session.execute(*_VOID_OPEN(ends))}
     rows = [row for row in _lock(session, ends) if row.outcome is None]
     odd = [row.key for row in rows if row.granted_at is None and row.state is not BookingState.STOPPING]
     # What is metered already stays: an end that the engine reports late does not reach back into it.
     # A fixed booking whose rest was given back ended there, also when the engine needed some seconds more.
     at = {row: _ended_at(row, ends[row.key]) for row in rows if row.key not in odd}
     if not at:
-        return odd
+        return odd, versions
     session.execute(
         _END,
         [
@@ -347,7 +353,7 @@ def ended(session: Writer, ends: Mapping[str, dt.datetime], *, revoked_at: dt.da
     )
     if revoked_at is not None:
         pools.release_occupancies(session, {row.booking_id: end for row, end in at.items()}, at=revoked_at)
-    return odd
+    return odd, versions
 
 
 def _ended_at(row: _Row, end: dt.datetime) -> dt.datetime:
@@ -358,7 +364,7 @@ def _ended_at(row: _Row, end: dt.datetime) -> dt.datetime:
 
 def withdrawn(session: Session, keys: Sequence[str], *, at: dt.datetime) -> None:
     """Their bookings were cancelled before the portal knew of a place; what the engine gave meanwhile is free again."""
-    session.execute(_VOID_OPEN, {"keys": list(keys)})
+    session.execute(*_VOID_OPEN(keys))
     rows = [row for row in _lock(session, keys) if row.outcome is None and row.placed_at is None]
     if not rows:
         return
@@ -530,14 +536,14 @@ def list_over(session: Session, keys: Sequence[str]) -> list[str]:
     return list(session.scalars(sa.select(Attempt.key).where(Attempt.key.in_(keys), Attempt.outcome.is_not(None))))
 
 
-_KEYS_UNDER_WAY = sa.select(A.booking_id, A.key).where(
-    A.booking_id.in_(sa.bindparam("ids", expanding=True)), A.outcome.is_(None)
+_KEYS_UNDER_WAY = AboutThese(
+    lambda these: sa.select(A.booking_id, A.key).where(these(A.booking_id), A.outcome.is_(None))
 )
 
 
 def keys_under_way(session: Reader, booking_ids: Sequence[int]) -> dict[int, str]:
     """The key of each booking's attempt that is not over, where there is one."""
-    return {booking_id: key for booking_id, key in session.execute(_KEYS_UNDER_WAY, {"ids": list(booking_ids)})}
+    return {booking_id: key for booking_id, key in session.execute(*_KEYS_UNDER_WAY(booking_ids))}
 
 
 def ends_under_way(session: Reader, booking_ids: Sequence[int]) -> dict[str, dt.datetime]:

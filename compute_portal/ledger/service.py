@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from ..access import Actor
+from ..db import AboutThese
 from ..sentences import Refusal, Sentence
 from .models import Bucket, LedgerAccount, LedgerEntry, Unit
 
@@ -39,11 +40,13 @@ def allocation(allocation_id: int) -> str:
 
 # Made once: every booking and every usage record runs them.
 _ACCOUNTS, _ENTRIES = cast(sa.Table, LedgerAccount.__table__), cast(sa.Table, LedgerEntry.__table__)
-_LOCK_ACCOUNTS = (
-    sa.select(_ACCOUNTS.c.owner, _ACCOUNTS.c.bucket, _ACCOUNTS.c.id, _ACCOUNTS.c.balance)
-    .where(_ACCOUNTS.c.owner.in_(sa.bindparam("owners", expanding=True)), _ACCOUNTS.c.unit == sa.bindparam("unit"))
-    .order_by(_ACCOUNTS.c.id)
-    .with_for_update()
+_LOCK_ACCOUNTS = AboutThese(
+    lambda these: (
+        sa.select(_ACCOUNTS.c.owner, _ACCOUNTS.c.bucket, _ACCOUNTS.c.id, _ACCOUNTS.c.balance)
+        .where(these(_ACCOUNTS.c.owner), _ACCOUNTS.c.unit == sa.bindparam("unit"))
+        .order_by(_ACCOUNTS.c.id)
+        .with_for_update()
+    )
 )
 _INSERT_ENTRIES = sa.insert(_ENTRIES)
 _MOVE_BALANCE = (
@@ -85,7 +88,8 @@ def open_accounts(session: Session, owner: str, buckets: Iterable[Bucket], unit:
 
 def lock_accounts(session: Session, *owners: str, unit: Unit = Unit.GPU_SECONDS) -> dict[tuple[str, Bucket], Account]:
     """The owners' accounts of one unit FOR UPDATE, in the order of their ids."""
-    rows = session.execute(_LOCK_ACCOUNTS, {"owners": owners, "unit": unit})
+    statement, those = _LOCK_ACCOUNTS(owners)
+    rows = session.execute(statement, those | {"unit": unit})
     return {(owner, bucket): Account(id, balance) for owner, bucket, id, balance in rows}
 
 

@@ -97,7 +97,7 @@ class _Rows(NamedTuple):
 
 
 class Availability:
-    """A snapshot of one pool. `occupy` changes the snapshot, and nothing else does."""
+    """A snapshot of one pool. `occupy` and `vacate` change the snapshot, and nothing else does."""
 
     def __init__(self, node_ids: Ints, node_gpus: Ints, rows: _Rows, unit: Unit) -> None:
         """Use `build` or `from_rows`. The rows must include the empty row of each node and be sorted by node."""
@@ -247,6 +247,22 @@ class Availability:
                     free[index] &= ~mask
                 self._fit_cache.pop((at, latest), None)
 
+    def vacate(self, placements: Iterable[Placement], now: int) -> None:
+        """What has these GPUs at `now` gives them back, and what is over by then is forgotten: ask about later only."""
+        rows = self._merged()
+        keep = rows.ends > now
+        for node_id, mask in chain.from_iterable(placements):
+            theirs = (rows.node == self._index_of(node_id)) & (rows.mask == mask) & (rows.starts <= now) & ~rows.closed
+            keep &= ~theirs
+        keep |= rows.mask == 0  # the empty row of each node
+        self._rows = _Rows(
+            rows.node[keep], rows.mask[keep], rows.starts[keep], rows.ends[keep], rows.fixed[keep], rows.closed[keep]
+        )
+        self._first = np.searchsorted(self._rows.node, np.arange(len(self._ids)))
+        self._starts = np.unique(self._rows.starts).tolist()
+        self._free_cache.clear()
+        self._fit_cache.clear()
+
     # -- when does it fit ---------------------------------------------------------------------------------------------
 
     def earliest(self, gpus: int, seconds: int, after: int, before: int, step: int = 1) -> int | None:
@@ -339,6 +355,12 @@ class Availability:
         rows = self._merged()
         starts: list[int] = np.unique(rows.starts[rows.fixed & (rows.starts > start) & (rows.starts < end)]).tolist()
         return starts
+
+    def next_end(self, after: int) -> int | None:
+        """When the first of what takes GPUs comes to its end; None when nothing does."""
+        ends = self._merged().ends
+        ends = ends[(ends > after) & (ends < FOREVER)]
+        return int(ends.min()) if len(ends) else None
 
     def maintenance_ends(self, start: int, end: int) -> int | None:
         """When the last closure that touches the window and has an end is over; None without one."""

@@ -98,6 +98,9 @@ class Engine(Protocol):
     def move_ends(self, ends: Mapping[str, dt.datetime], now: dt.datetime) -> None:
         """End what waits or runs under these keys at another instant, sooner or later; unknown ones are left alone."""
 
+    def freed(self, keys: Sequence[str], versions: Mapping[int, int]) -> None:
+        """The portal has written these ends and given back their GPUs; `versions` are the pools' since then."""
+
     def find(self, key: str) -> Observation | None:
         """What became of one attempt; None when it never arrived."""
 

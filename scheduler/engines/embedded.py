@@ -28,7 +28,7 @@ from compute_portal.bookings.attempts import HandOver, Place
 from compute_portal.bookings.models import Booking
 from compute_portal.bookings.states import BookingState
 from compute_portal.budgets.models import AllocationBudget
-from compute_portal.db import Database, Reader, UtcDateTime, Writer
+from compute_portal.db import AboutThese, Database, Reader, UtcDateTime, Writer
 from compute_portal.desk.models import Lease
 from compute_portal.pools import queries as pool_queries
 from compute_portal.pools import service as pools
@@ -52,6 +52,7 @@ NOT_THERE = (NodeState.DOWN, NodeState.OUT_OF_SERVICE)
 PLANS = 5
 # What no version tells (a limit, shares, a maintenance window that is over) is seen after this time at the latest.
 LOOK_AGAIN = dt.timedelta(seconds=60)
+BELIEVED = 10 * LOOK_AGAIN  # who has which GPUs, as far as versions tell
 
 
 # Statements that every cycle runs are made once: making one costs more than running it.
@@ -107,8 +108,8 @@ BUMP = (
     .where(POOLS.id == sa.bindparam("pool"), POOLS.version == sa.bindparam("planned"))
     .values(version=POOLS.version + 1)
 )
-STILL_QUEUED = sa.select(BOOKINGS.id).where(
-    BOOKINGS.id.in_(sa.bindparam("ids", expanding=True)), BOOKINGS.state == BookingState.QUEUED
+STILL_QUEUED = AboutThese(
+    lambda these: sa.select(BOOKINGS.id).where(these(BOOKINGS.id), BOOKINGS.state == BookingState.QUEUED)
 )
 PLACE = (
     sa.update(LEASES)
@@ -201,6 +202,10 @@ class _Queue:
     planned_version: int | None = None
     look_again_at: dt.datetime | None = None
     seen: _Seen | None = None
+    # What ended since `seen`: first ours alone, then written by the portal, which raised the pool's version so often.
+    ended: dict[str, _Placed] = field(default_factory=dict)
+    freed: list[_Placed] = field(default_factory=list)
+    raised: int = 0
 
     def put(self, placed: _Placed) -> None:
         self.placed[placed.key] = placed
@@ -217,16 +222,20 @@ class _Queue:
         if placed is not None:
             self.changed = True
             self.running[placed.enterprise_id] -= placed.gpus
+            self.ended[key] = placed
 
 
 @dataclass(slots=True)
 class _Seen:
-    """A pool at a version. As time passes it stays true until something that is taken reaches its end."""
+    """A pool at a version: who has which GPUs, true until something reaches its end; shares and limits a while ago."""
 
     version: int
+    at: dt.datetime
     until_at: dt.datetime
     availability: Availability
     names: dict[int, str]  # of nodes
+    ids: dict[str, int]
+    shares_at: dt.datetime
     leaves: list[Leaf]
     limits: dict[int, int]
     booked: dict[int, list[tuple[int, int, int]]]  # enterprise → windows it has confirmed
@@ -245,6 +254,7 @@ class EmbeddedEngine:
         # What changed since an instant, so that a round that asks what it has just caused need not read it.
         self._news: list[tuple[dt.datetime, Observation]] = []
         self._news_since: dt.datetime | None = None
+        self._versions: dict[int, int] = {}  # of the pools, as far as known in this round
         insert = postgresql.insert if database.is_postgresql else sqlite.insert
         self._insert = insert(LEASES).on_conflict_do_nothing().returning(LEASES.c.key)
 
@@ -304,6 +314,18 @@ class EmbeddedEngine:
                     queue.placed[key].until_at = ends[key]
                 if ends.keys() & (queue.fixed.keys() | queue.placed.keys()):
                     queue.changed, queue.seen = True, None
+
+    def freed(self, keys: Sequence[str], versions: Mapping[int, int]) -> None:
+        with self._remembering() as queues:
+            for pool_id, queue in queues.items():
+                if pool_id in versions and pool_id in self._versions:
+                    self._versions[pool_id] = versions[pool_id]
+                ended = [queue.ended.pop(key) for key in keys if key in queue.ended]
+                queue.freed += ended
+                if queue.seen is None or versions.get(pool_id) != queue.seen.version + queue.raised + 1:
+                    queue.seen = None if ended or pool_id in versions else queue.seen
+                else:
+                    queue.raised += 1
 
     def find(self, key: str) -> Observation | None:
         with self._database.read_only() as session:
@@ -385,7 +407,8 @@ class EmbeddedEngine:
             if not queue.waiting:
                 return dropped
             with self._database.look() as session:
-                version = session.execute(VERSION, {"pool": pool_id}).scalar_one()
+                # What somebody else changes since this round looked is found when the plan is applied, or next round.
+                version = self._versions.pop(pool_id, None) or session.execute(VERSION, {"pool": pool_id}).scalar_one()
                 if not self._worth_planning(queue, version, now):
                     return dropped
                 seen = self._see(session, pool_id, queue, version, now)
@@ -408,28 +431,47 @@ class EmbeddedEngine:
         return queue.changed or queue.planned_version != version or not at_rest
 
     def _see(self, session: Reader, pool_id: int, queue: _Queue, version: int, now: dt.datetime) -> _Seen:
-        """The pool now, read only when it changed or something in it came to its end."""
+        """The pool now, read only when somebody else changed it, something reached its end, or it is long ago.
+
+        What ended earlier by our own doing is no reason: each time raised the version by one, so at any other version
+        somebody else was here, too.
+        """
         seen = queue.seen
         if (
             seen is None
-            or seen.version != version
-            or not seen.until_at - LOOK_AGAIN <= now < seen.until_at
-            or not {waiting.allocation_id for waiting in queue.waiting.values()}
-            <= {leaf.allocation_id for leaf in seen.leaves}
+            or seen.version + queue.raised != version
+            or queue.ended
+            or not seen.at <= now < min(seen.until_at, seen.at + BELIEVED)
         ):
             pool = session.execute(THIS_POOL, {"pool": pool_id}).one()
-            # What is taken now frees nothing before the first of these ends: flexible ones by their longest run, fixed
-            # ones by their window, and both are placed here.
-            ends = [one.until_at for one in queue.placed.values() if one.until_at > now]
+            names = _pairs(session, NAMES, {"pool": pool_id})
+            availability = pool_queries.load_availability(session, pool, now)
             seen = queue.seen = _Seen(
                 version=pool.version,
-                until_at=min([now + LOOK_AGAIN, *ends]),
-                availability=pool_queries.load_availability(session, pool, now),
-                names=_pairs(session, NAMES, {"pool": pool_id}),
+                at=now,
+                until_at=_next_end(availability, now),
+                availability=availability,
+                names=names,
+                ids={name: id for id, name in names.items()},
+                shares_at=now,
                 leaves=self._leaves(session, pool_id, queue, now),
                 limits=_pairs(session, LIMITS, {"pool": pool_id}),
                 booked=_booked(session, pool_id),
             )
+        else:
+            seen.version = version
+            if queue.freed:
+                seen.availability.vacate((_placement(one, seen.ids) for one in queue.freed), int(now.timestamp()))
+                seen.until_at = _next_end(seen.availability, now)
+            asked = {waiting.allocation_id for waiting in queue.waiting.values()}
+            if now >= seen.shares_at + LOOK_AGAIN or not asked <= {leaf.allocation_id for leaf in seen.leaves}:
+                seen.shares_at = now
+                seen.leaves = self._leaves(session, pool_id, queue, now)
+                seen.limits = _pairs(session, LIMITS, {"pool": pool_id})
+                seen.booked = _booked(session, pool_id)
+        queue.raised = 0
+        queue.ended.clear()
+        queue.freed.clear()
         return seen
 
     def _leaves(self, session: Reader, pool_id: int, queue: _Queue, now: dt.datetime) -> list[Leaf]:
@@ -462,7 +504,7 @@ class EmbeddedEngine:
         def work(session: sa.Connection) -> list[Start] | None:
             if session.execute(BUMP, {"pool": pool_id, "planned": seen.version}).rowcount != 1:
                 return None
-            still = set(session.scalars(STILL_QUEUED, {"ids": [start.waiting.booking_id for start in starts]}))
+            still = set(session.scalars(*STILL_QUEUED([start.waiting.booking_id for start in starts])))
             gone = [start for start in starts if start.waiting.booking_id not in still]
             if gone:
                 _write_ended(session, [(start.waiting.key, now, None) for start in gone], now)
@@ -549,10 +591,19 @@ class EmbeddedEngine:
     def _on_lost_nodes(
         self, queues: dict[int, _Queue], now: dt.datetime
     ) -> dict[str, tuple[dt.datetime, Sentence | None]]:
-        """What runs on nodes that are down ended when they went down."""
+        """What runs on nodes that are down ended when they went down. Where the pool changed only by our own doing, no
+        node did."""
+        self._versions = {}
         if not any(queue.placed for queue in queues.values()):
             return {}
         with self._database.look() as session:
+            self._versions = _pairs(session, VERSIONS)
+            if all(
+                queue.seen is not None and self._versions[pool_id] == queue.seen.version + queue.raised
+                for pool_id, queue in queues.items()
+                if queue.placed
+            ):
+                return {}
             lost = _pairs(session, LOST_NODES)
         if not lost:
             return {}
@@ -729,6 +780,15 @@ def _observations(session: Session, query: sa.Select[Any], **values: Any) -> lis
             query, values
         )
     ]
+
+
+def _next_end(availability: Availability, now: dt.datetime) -> dt.datetime:
+    end = availability.next_end(int(now.timestamp()))
+    return now + BELIEVED if end is None else min(now + BELIEVED, _instant(end))
+
+
+def _placement(placed: _Placed, ids: Mapping[str, int]) -> Placement:
+    return tuple((ids[node["node"]], sum(1 << gpu for gpu in node["gpus"])) for node in placed.nodes)
 
 
 def _nodes(placement: Placement, names: dict[int, str]) -> list[dict[str, Any]]:

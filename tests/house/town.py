@@ -571,6 +571,7 @@ def _many_bookings(session: Session, cast: Cast, booked_from: list[tuple[int, in
         Charge,
         [
             {
+                "reference": f"usage:{record}", "kind": "usage", "weight_milli": 1000,
                 "usage_record_id": record, "enterprise_id": enterprise, "booking_id": booking, "tariff_id": tariff,
                 "gpu_seconds": HOUR_OF_A_CARD, "billed_in": month, "adjustment": False, "charged_at": NOW,
             }
@@ -614,7 +615,7 @@ def _many_bookings(session: Session, cast: Cast, booked_from: list[tuple[int, in
         [
             {
                 "statement_id": reviewed[enterprise], "closing": 1, "position": booking, "booking_id": booking,
-                "tariff_id": tariff, "adjustment": False, "gpu_seconds": HOUR_OF_A_CARD, "price_micro_yuan": 16_500_000,
+                "kind": "usage", "weight_milli": 1000, "tariff_id": tariff, "adjustment": False, "gpu_seconds": HOUR_OF_A_CARD, "price_micro_yuan": 16_500_000,
                 "contract_price_micro_yuan": 16_500_000, "list_micro_yuan": 16_500_000, "amount_micro_yuan": 16_500_000,
             }
             for booking, _attempt, (_allocation, enterprise) in rows

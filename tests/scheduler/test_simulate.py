@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import datetime as dt
 import gzip
+import random
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,12 @@ from compute_portal.bookings.models import Booking
 from compute_portal.bookings.states import BookingState
 from compute_portal.db import Database
 from compute_portal.policy import Policy
+from compute_portal.pools import queries as pool_queries
+from compute_portal.pools.models import Pool
 from compute_portal.statements.models import Statement
 from compute_portal.usage.models import Charge
 from scheduler import demo, simulate
+from scheduler.engines.embedded import EmbeddedEngine
 from scheduler.trace import TraceError, read, read_shares
 
 HEAD = "job_id,submit_s,gpus,runtime_s,walltime_request_s,enterprise,user\n"
@@ -162,3 +166,42 @@ def test_the_demo_city_has_life_and_holds(database: Database, policy: Policy, mo
         assert {BookingState.SETTLED, BookingState.SUBMITTED} <= states
         assert {month for month in session.scalars(sa.select(Statement.month))} == {"2026-10", "2026-11"}
         assert verify.run(session) == []
+
+
+def a_crowded_day(seed: int) -> str:
+    """More than sixteen GPUs can do; most end before their longest run, some at the same second."""
+    chance = random.Random(seed)
+    at, rows = 0, []
+    for n in range(90):
+        at += chance.choice((0, 1, 40, 300))
+        walltime = chance.choice((600, 1_800, 7_200))
+        runtime = chance.choice((60, walltime // 2, walltime, 2 * walltime))
+        rows.append(f"j{n},{at},{chance.choice((1, 1, 2, 4, 8, 12))},{runtime},{walltime},firm{n % 3},u\n")
+    return HEAD + "".join(rows)
+
+
+def test_what_the_engine_remembers_of_a_pool_is_what_the_database_says(
+    empty: Database, tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps its picture across the ends that it brought about."""
+    see = EmbeddedEngine._see
+    kept = []
+
+    def see_and_compare(
+        engine: EmbeddedEngine, session: object, pool_id: int, queue: object, version: int, now: dt.datetime
+    ) -> object:
+        before = queue.seen  # type: ignore[attr-defined]
+        seen = see(engine, session, pool_id, queue, version, now)  # type: ignore[arg-type]
+        kept.append(seen is before)
+        with engine._database.read_only() as fresh:
+            true = pool_queries.load_availability(fresh, fresh.get_one(Pool, pool_id), now)
+        second = int(now.timestamp())
+        for end in (second + 1, second + 3_600, second + 172_800):
+            assert seen.availability.free_masks(second, end).tolist() == true.free_masks(second, end).tolist(), now
+        return seen
+
+    monkeypatch.setattr(EmbeddedEngine, "_see", see_and_compare)
+    trace = tmp_path / "crowded.csv"
+    trace.write_text(a_crowded_day(seed=2 if empty.is_postgresql else 1))
+    assert run([str(trace), "--nodes", "2", "--database", url_of(empty)], policy) == 0
+    assert sum(kept) > 40, "it hardly ever kept its picture: nothing was tested"
