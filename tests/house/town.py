@@ -615,7 +615,8 @@ def _many_bookings(session: Session, cast: Cast, booked_from: list[tuple[int, in
         [
             {
                 "statement_id": reviewed[enterprise], "closing": 1, "position": booking, "booking_id": booking,
-                "kind": "usage", "weight_milli": 1000, "tariff_id": tariff, "adjustment": False, "gpu_seconds": HOUR_OF_A_CARD, "price_micro_yuan": 16_500_000,
+                "kind": "usage", "weight_milli": 1000, "tariff_id": tariff, "adjustment": False,
+                "gpu_seconds": HOUR_OF_A_CARD, "price_micro_yuan": 16_500_000,
                 "contract_price_micro_yuan": 16_500_000, "list_micro_yuan": 16_500_000, "amount_micro_yuan": 16_500_000,
             }
             for booking, _attempt, (_allocation, enterprise) in rows
