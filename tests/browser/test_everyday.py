@@ -73,6 +73,7 @@ def test_fixed_hours_are_booked_on_named_cards_and_cancelled_free_of_charge(
     assert chen.sees_state("Confirmed")
 
     chen.follow("Cancel booking")
+    chen.press("See what it costs now")
     chen.press("Cancel free of charge")
     assert chen.sees_state("Cancelled")
     chen.follow("Allocations", within="header .nav-main")
