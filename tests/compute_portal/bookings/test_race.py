@@ -5,7 +5,7 @@ Each race is first run without its lock, to show that the lock decides it: a tes
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -61,23 +61,34 @@ def slow_placing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "lock_accounts", lock_slowly)
 
 
+class Meeting:
+    """Where the first two of those who race wait for each other. Whoever gets everything ready races nobody."""
+
+    def __init__(self) -> None:
+        self.comers = itertools.count(1)
+        self.two = threading.Event()
+
+    def wait_for_another(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            return
+        comer = next(self.comers)
+        if comer == 2:
+            self.two.set()
+        if comer == 1:
+            self.two.wait(timeout=30)
+
+
 def without_locks(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """SELECT without FOR UPDATE; on SQLite, where the transaction is the lock, none; and no overlap trigger.
 
     The first two people have both looked before either of them takes.
     """
-    both_have_looked = threading.Barrier(2)
     place = service._place
-
-    def meet() -> None:
-        if threading.current_thread() is threading.main_thread():
-            return  # what is booked before the race begins
-        with contextlib.suppress(threading.BrokenBarrierError):  # nobody else came: those are refused already
-            both_have_looked.wait(timeout=5)
+    placed, looked = Meeting(), Meeting()
 
     def place_together(*args: Any) -> Any:
         placement = place(*args)
-        meet()
+        placed.wait_for_another()
         return placement
 
     def load(session: Session, model: Any, id: int) -> Any:
@@ -90,7 +101,7 @@ def without_locks(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
             )
         )
         found = {(owner, bucket): ledger.Account(id, balance) for owner, bucket, id, balance in rows}
-        meet()
+        looked.wait_for_another()
         return found
 
     monkeypatch.setattr(service, "lock", load)
