@@ -14,6 +14,7 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from tests.web import give_apps_back
 
 ROOT = Path(__file__).resolve().parent.parent
 STORES = ("sqlite", "postgresql")
-_LONG_FIRST = {folder: n for n, folder in enumerate(("installation", "browser", "house", "scheduler"))}
+LONG = ("browser", "installation")
 
 settings.register_profile(
     "house",
@@ -167,8 +168,14 @@ def database(request: pytest.FixtureRequest, templates: Templates, tmp_path: Pat
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests first: at the end the workers are busy with short ones, and none is left alone with a long one."""
-    items.sort(key=lambda item: _LONG_FIRST.get(item.path.relative_to(ROOT / "tests").parts[0], len(_LONG_FIRST)))
+    """Long tests early, but spread among short ones: hardly ever two browsers at once, and at the end no worker is left
+    alone with a long test."""
+    long = [item for item in items if item.path.relative_to(ROOT / "tests").parts[0] in LONG]
+    of_long = set(long)
+    short = [item for item in items if item not in of_long]
+    step = max(1, len(short) * 3 // 4 // max(1, len(long)))
+    spread = [[one, *short[n * step : (n + 1) * step]] for n, one in enumerate(long)]
+    items[:] = [*chain.from_iterable(spread), *short[len(long) * step :]]
 
 
 def pytest_collection_finish() -> None:
