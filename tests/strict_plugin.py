@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 BROWSER = re.compile(r"chrom|browser|playwright|font", re.IGNORECASE)
-APT_LINE = "sudo apt install chromium fonts-noto-cjk"
+APT_LINE = "sudo apt install chromium-headless-shell fonts-noto-cjk"
 
 
 class NothingSkippedQuietly:

@@ -15,7 +15,7 @@ from compute_portal.language import Language
 from tests.browser.house import House, PostOffice, build_town
 from tests.browser.visitor import Visitor, find_chromium, start
 
-NO_CHROMIUM = "no Chromium on PATH: sudo apt install chromium fonts-noto-cjk"
+NO_CHROMIUM = "no Chromium on PATH: sudo apt install chromium-headless-shell fonts-noto-cjk"
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ PICTURES: tuple[tuple[str, Language, str, Callable[[Visitor], None]], ...] = (
 def main(address: str) -> int:
     path = find_chromium()
     if path is None:
-        print("There is no Chromium on PATH: sudo apt install chromium fonts-noto-cjk", file=sys.stderr)
+        print("There is no Chromium on PATH: sudo apt install chromium-headless-shell fonts-noto-cjk", file=sys.stderr)
         return 2
     FOLDER.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright, start(playwright, path) as browser:

@@ -16,7 +16,7 @@ from compute_portal.language import HTML_LANG, Language, gettext, ngettext, say
 from compute_portal.sentences import Sentence
 from tests.browser.house import PASSWORD
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 # Nothing of the browser's own goes out to the network, and it draws the same on every machine.
 FLAGS = (
     "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

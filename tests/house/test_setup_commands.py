@@ -292,7 +292,7 @@ def test_skips_are_counted_and_forbidden_when_strict(tmp_path: Path, strict: str
     assert "2 tests skipped" in outcome.stdout
     assert "1 × no Chromium here" in outcome.stdout
     assert "1 × no cluster" in outcome.stdout
-    assert "sudo apt install chromium fonts-noto-cjk" in outcome.stdout
+    assert "sudo apt install chromium-headless-shell fonts-noto-cjk" in outcome.stdout
 
 
 # --- the demo --------------------------------------------------------------------------------------------------------
