@@ -222,7 +222,19 @@ class _Queue:
         if placed is not None:
             self.changed = True
             self.running[placed.enterprise_id] -= placed.gpus
-            self.ended[key] = placed
+            if self.seen is not None:  # else there is no picture to keep true
+                self.ended[key] = placed
+
+    def forget(self) -> None:
+        """The picture is to be read again."""
+        self.seen = None
+        self.settle()
+
+    def settle(self) -> None:
+        """What ended is in the picture."""
+        self.ended.clear()
+        self.freed.clear()
+        self.raised = 0
 
 
 @dataclass(slots=True)
@@ -318,13 +330,14 @@ class EmbeddedEngine:
     def freed(self, keys: Sequence[str], versions: Mapping[int, int]) -> None:
         with self._remembering() as queues:
             for pool_id, queue in queues.items():
-                if pool_id in versions and pool_id in self._versions:
+                if pool_id not in versions:
+                    continue
+                if pool_id in self._versions:
                     self._versions[pool_id] = versions[pool_id]
-                ended = [queue.ended.pop(key) for key in keys if key in queue.ended]
-                queue.freed += ended
-                if queue.seen is None or versions.get(pool_id) != queue.seen.version + queue.raised + 1:
-                    queue.seen = None if ended or pool_id in versions else queue.seen
+                if queue.seen is None or versions[pool_id] != queue.seen.version + queue.raised + 1:
+                    queue.forget()
                 else:
+                    queue.freed += [queue.ended.pop(key) for key in keys if key in queue.ended]
                     queue.raised += 1
 
     def find(self, key: str) -> Observation | None:
@@ -469,9 +482,7 @@ class EmbeddedEngine:
                 seen.leaves = self._leaves(session, pool_id, queue, now)
                 seen.limits = _pairs(session, LIMITS, {"pool": pool_id})
                 seen.booked = _booked(session, pool_id)
-        queue.raised = 0
-        queue.ended.clear()
-        queue.freed.clear()
+        queue.settle()
         return seen
 
     def _leaves(self, session: Reader, pool_id: int, queue: _Queue, now: dt.datetime) -> list[Leaf]:
@@ -525,7 +536,7 @@ class EmbeddedEngine:
 
         gone = self._fence.write(work)
         if gone is None or gone:
-            queue.seen = None
+            queue.forget()
             for start in gone or ():
                 self._drop(queue, start.waiting.key, now, None, now)
             return False
@@ -569,7 +580,7 @@ class EmbeddedEngine:
             nodes, moved = result
             if moved:
                 log.warning("fixed booking moved to other nodes", extra={"key": fixed.key, "nodes": nodes})
-                queue.seen = None
+                queue.forget()
             queue.drop(fixed.key)
             self._put(queue, _Placed(fixed.key, fixed.enterprise_id, fixed.gpus, now, fixed.ends_at, nodes), now)
         return True
