@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from flask import make_response, render_template
+from flask import make_response, render_template, request
 from flask.typing import ResponseReturnValue
 from flask_wtf import FlaskForm
 from wtforms import Field, HiddenField, RadioField, SelectField, StringField, TextAreaField, ValidationError
@@ -63,7 +63,7 @@ class ActionForm(PortalForm):
 
 def show(template: str, form: PortalForm | None = None, **values: Any) -> ResponseReturnValue:
     """Render a page with a form: 422 when what was sent has problems, else 200."""
-    status = 422 if form is not None and form.problems else 200
+    status = 422 if form is not None and form.problems and request.method == "POST" else 200
     return make_response(render_template(template, form=form, **values), status)
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from .. import clock
-from ..access import Actor
+from ..access import Actor, Permission
 from ..allocations import queries as allocations
 from ..allocations.models import IS_WAITING, Allocation, AllocationChange, Report
 from ..allocations.queries import AllocationRow, ReportRow
@@ -22,6 +22,8 @@ from ..bookings.models import Booking, Standing
 from ..bookings.prices import price_point
 from ..bookings.queries import BookingRow
 from ..bookings.states import ON_THE_CLUSTER, OPEN, BookingState
+from ..claims.models import Claim
+from ..claims.states import ClaimState
 from ..enterprises.models import Enterprise, Membership
 from ..enterprises.states import EnterpriseState
 from ..lifecycle import HistoryEntry
@@ -34,9 +36,9 @@ from ..review.models import Appeal
 from ..review.states import AppealState
 from ..signin.models import AccessLogEntry, BureauRole, SshKey, User
 from ..statements import queries as statements
-from ..statements.models import Statement
+from ..statements.models import Dispute, Statement
 from ..statements.pricing import Totals
-from ..statements.states import StatementState
+from ..statements.states import DisputeState, StatementState
 from ..usage.models import Charge, UsageRecord
 from .models import Leader, TimetableRun
 from .queue import Kind
@@ -65,6 +67,7 @@ class MemberDesk:
     declined: list[AllocationRow]
     ending: list[AllocationRow]  # last day within 30 days, hours left
     nearly_used: list[AllocationRow]
+    claims: list[Claim]  # opened, to be confirmed
     without_key: bool  # bookings are open, and this person has no key to get in
     usable: list[AllocationRow]
     waiting: list[AllocationRow]  # requests that the bureau has
@@ -72,10 +75,10 @@ class MemberDesk:
     month: Totals | None
 
     @property
-    def _lists(self) -> list[list[BookingRow] | list[AllocationRow] | list[ReportRow]]:
+    def _lists(self) -> list[list[BookingRow] | list[AllocationRow] | list[ReportRow] | list[Claim]]:
         return [
             self.to_start, self.coming, self.returned, self.reports, self.unused, self.declined, self.ending,
-            self.nearly_used,
+            self.nearly_used, self.claims,
         ]  # fmt: skip
 
     @property
@@ -89,7 +92,7 @@ class MemberDesk:
 
 
 def member_desk(session: Session, enterprise_id: int, by: Actor, *, now: dt.datetime) -> MemberDesk:
-    """Seven queries. `by` is a member or manager of this enterprise."""
+    """Eight queries at most. `by` is a member or manager of this enterprise."""
     mine = _mine(session, enterprise_id, now)
     usable = allocations.list_usable(session, by, now)
     answers = allocations.list_answers(session, by, now - ANSWERED)
@@ -116,6 +119,7 @@ def member_desk(session: Session, enterprise_id: int, by: Actor, *, now: dt.date
             row for row in usable if row.allocation.ends_on <= last and row not in nearly_used and row not in unused
         ],
         nearly_used=nearly_used,
+        claims=_claims_to_confirm(session, enterprise_id) if by.may(Permission.CLAIM_CONFIRM) else [],
         without_key=not keys and any(row.booking.state in OPEN for row in mine),
         usable=usable,
         waiting=[row for row in answers if row.allocation.state in WAITING],
@@ -145,6 +149,17 @@ def _mine(session: Session, enterprise_id: int, now: dt.datetime) -> list[Bookin
         .limit(5 * SHOWN)
     )
     return [BookingRow(*row) for row in rows]
+
+
+def _claims_to_confirm(session: Session, enterprise_id: int) -> list[Claim]:
+    return list(
+        session.scalars(
+            sa.select(Claim)
+            .where(Claim.enterprise_id == enterprise_id, Claim.state == ClaimState.OPENED)
+            .order_by(Claim.id)
+            .limit(5 * SHOWN)
+        )
+    )
 
 
 def _comes_soon(booking: Booking, now: dt.datetime) -> bool:
@@ -302,11 +317,27 @@ class PoolMonth:
 
 
 @dataclass(frozen=True, slots=True)
+class ToAnswer:
+    """A dispute or a claim that waits for finance, from when, and until when it is to be answered."""
+
+    kind: str  # dispute, claim
+    id: int  # of the statement, of the claim
+    number: str
+    state: str
+    since_at: dt.datetime
+    due_at: dt.datetime | None
+    enterprise: Enterprise
+
+
+@dataclass(frozen=True, slots=True)
 class FinanceDesk:
     last_month: str
     by_state: dict[StatementState, int]
+    open_count: int
+    to_answer_count: int
     closed: Totals  # what is frozen of last month
-    open: list[tuple[Statement, Enterprise]]  # drafts and in review, of last month
+    open: list[tuple[Statement, Enterprise]]  # drafts and in review of last month; approved ones of any month
+    to_answer: list[ToAnswer]
     month: str
     by_pool: list[PoolMonth]
     without_price: list[Pool]
@@ -314,12 +345,9 @@ class FinanceDesk:
     nearly_awarded: list[tuple[Programme, programmes.Hours]]
 
     @property
-    def open_count(self) -> int:
-        return self.by_state.get(StatementState.DRAFT, 0) + self.by_state.get(StatementState.IN_REVIEW, 0)
-
-    @property
     def count(self) -> int:
-        return self.open_count + len(self.without_price) + len(self.price_changes) + len(self.nearly_awarded)
+        things = len(self.without_price) + len(self.price_changes) + len(self.nearly_awarded)
+        return self.open_count + self.to_answer_count + things
 
     @property
     def all(self) -> int:
@@ -327,10 +355,12 @@ class FinanceDesk:
 
 
 def finance_desk(session: Session, now: dt.datetime) -> FinanceDesk:
-    """Seven queries."""
+    """Eight queries."""
     month = clock.month_of(now)
     last = clock.previous_month(month)
     by_state, closed = _month_totals(session, last)
+    open_count, opened_statements = _open_statements(session, last)
+    to_answer_count, to_answer = _to_answer(session)
     without_price, changes = _prices(session, now)
     opened = programmes.list_open(session, clock.day_of(now))
     hours = programmes.hours(session, [programme.id for programme in opened])
@@ -338,7 +368,10 @@ def finance_desk(session: Session, now: dt.datetime) -> FinanceDesk:
         last_month=last,
         by_state=by_state,
         closed=closed,
-        open=_open_statements(session, last),
+        open_count=open_count,
+        open=opened_statements,
+        to_answer_count=to_answer_count,
+        to_answer=to_answer,
         month=month,
         by_pool=_by_pool(session, month),
         without_price=without_price,
@@ -367,15 +400,54 @@ def _month_totals(session: Session, month: str) -> tuple[dict[StatementState, in
     return {row[0]: row[1] for row in rows}, Totals(*sums)
 
 
-def _open_statements(session: Session, month: str) -> list[tuple[Statement, Enterprise]]:
+def _open_statements(session: Session, month: str) -> tuple[int, list[tuple[Statement, Enterprise]]]:
+    """How many there are, and the first of them."""
+    of_the_month = sa.and_(
+        Statement.month == month, Statement.state.in_((StatementState.DRAFT, StatementState.IN_REVIEW))
+    )
     rows = session.execute(
-        sa.select(Statement, Enterprise)
+        sa.select(Statement, Enterprise, sa.func.count().over())
         .join(Enterprise, Enterprise.id == Statement.enterprise_id)
-        .where(Statement.month == month, Statement.state.in_((StatementState.DRAFT, StatementState.IN_REVIEW)))
+        .where(sa.or_(of_the_month, Statement.state == StatementState.APPROVED))
         .order_by(Statement.state, Statement.amount_micro_yuan.desc(), Statement.id)
         .limit(SHOWN)
+    ).all()
+    return (rows[0][2] if rows else 0), [(statement, enterprise) for statement, enterprise, _all in rows]
+
+
+def _to_answer(session: Session) -> tuple[int, list[ToAnswer]]:
+    """How many there are, and the ones that wait longest."""
+    disputes = (
+        sa.select(
+            sa.literal("dispute").label("kind"),
+            Statement.id.label("id"),
+            Statement.number.label("number"),
+            sa.cast(Dispute.state, sa.String).label("state"),
+            Dispute.opened_at.label("since_at"),
+            Dispute.due_at.label("due_at"),
+            Dispute.enterprise_id.label("enterprise_id"),
+        )
+        .join(Statement, Statement.id == Dispute.statement_id)
+        .where(Dispute.state == DisputeState.OPENED)
     )
-    return [(statement, enterprise) for statement, enterprise in rows]
+    claims = sa.select(
+        sa.literal("claim"),
+        Claim.id,
+        Claim.number,
+        sa.cast(Claim.state, sa.String),
+        Claim.opened_at,
+        sa.null(),
+        Claim.enterprise_id,
+    ).where(Claim.state.in_((ClaimState.CONFIRMED, ClaimState.CHECKED, ClaimState.APPROVED)))
+    waits = sa.union_all(disputes, claims).subquery()
+    rows = session.execute(
+        sa.select(Enterprise, sa.func.count().over(), waits)
+        .join(waits, waits.c.enterprise_id == Enterprise.id)
+        .order_by(waits.c.since_at, waits.c.kind, waits.c.id)
+        .limit(SHOWN)
+    ).all()
+    things = [ToAnswer(row.kind, row.id, row.number, row.state, row.since_at, row.due_at, row[0]) for row in rows]
+    return (rows[0][1] if rows else 0), things
 
 
 def _by_pool(session: Session, month: str) -> list[PoolMonth]:

@@ -96,7 +96,7 @@ def test_extending_shows_its_price_and_refuses_at_the_field(
 ) -> None:
     id = cast.submit(cast.fixed(gpus=8, start_in=50, hours=10), policy.bookings)
     early = chen.get(f"/bookings/{id}/extend")
-    assert early.status_code == 422 and "last 48 hours before its end" in words(early)
+    assert early.status_code == 200 and "last 48 hours before its end" in words(early)
     set_now(app, NOW + 13 * HOUR)
     chen = sign_in(app, cast.users["chen"], language="en")
     shown = chen.get(f"/bookings/{id}/extend")
@@ -197,5 +197,5 @@ def test_strangers_see_nothing_and_pages_ask_at_most_ten_times(
         "/bookings/wait-list", strike_page,
     ):  # fmt: skip
         with Queries(cast.database) as queries:
-            assert chen.get(address).status_code in (200, 422)
+            assert chen.get(address).status_code == 200
         assert len(queries) <= 10, (address, queries.statements)

@@ -45,6 +45,7 @@ def test_a_claim_is_confirmed_checked_approved_and_paid_on_its_page(app: Flask, 
     page = f"/claims/{claim}"
     lin = sign_in(app, cast.users["lin"], language="en")
     assert "One claim is ready for you to confirm" in words(lin.get("/claims"))
+    assert "¥300.00 of subsidy, once you confirm it with its papers" in words(lin.get("/start"))
     with Queries(cast.database) as asked:
         shown = words(lin.get(page))
     assert len(asked) <= 10
@@ -57,22 +58,26 @@ def test_a_claim_is_confirmed_checked_approved_and_paid_on_its_page(app: Flask, 
     assert post(lin, f"{page}/confirm", page=page).status_code == 302
     he = sign_in(app, cast.users["he"], language="en")
     assert "One claim waits for finance" in words(he.get("/claims"))
+    assert "of Yusheng Voice To be checked" in words(he.get("/start"))
     pack = he.get(f"{page}/pack.zip")
     assert "manifest.json" in zipfile.ZipFile(io.BytesIO(pack.data)).namelist()
     assert post(he, f"{page}/check", page=page).status_code == 302
     assert "You checked it; another person approves it." in words(he.get(page))
+    assert "Checked: a second person approves" in words(he.get("/start"))
     assert post(he, f"{page}/approve", page=page).status_code == 409
     answer = post(he, f"{page}/decline", {"reason": " "}, page=page)
     assert answer.status_code == 422
     cast.database.transaction(lambda s: s.add(BureauRole(user_id=cast.users["wu"], role=Role.FINANCE, given_at=NOW)))
     wu = sign_in(app, cast.users["wu"], language="en")
     assert post(wu, f"{page}/approve", page=page).status_code == 302
+    assert "Approved: to be paid" in words(he.get("/start"))
     sent = {"paid_on": "2026-11-18", "payment_reference": "GK-1"}
     for field, value in (("paid_on", "2026-11-30"), ("paid_on", "x"), ("payment_reference", "")):
         answer = post(he, f"{page}/pay", sent | {field: value}, page=page)
         assert answer.status_code == 422 and ("GK-1" in answer.text or field == "payment_reference")
     assert post(he, f"{page}/pay", sent, page=page).status_code == 302
     assert state_of(cast, claim) is ClaimState.PAID
+    assert "Nothing waits for you" in words(he.get("/start"))
     mei = sign_in(app, cast.users["mei"])
     assert mei.get(page).status_code == 404 and mei.get(f"{page}/pack.zip").status_code == 404
     assert he.get("/claims?state=lost").status_code == 404

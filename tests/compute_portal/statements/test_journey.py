@@ -153,12 +153,13 @@ def test_a_month_of_finance_in_bulk_and_its_pages_ask_ten_questions(app: Flask, 
     post(sign_in(app, books.cast.users["lin"]), f"/statements/lines/{line.id}/dispute", {"reason": "x"})
     with books.cast.database.read_only() as session:
         dispute = session.scalars(sa.select(Dispute.id)).one()
+    assert "disputes a line of statement" in words(he.get("/start"))
     opened = re.search(rf'href="(/statements/{id}/line\?[^"]+)"', he.get(f"/statements/{id}").text)
     assert opened is not None
     for page in (
-        month, "/statements/year", f"/statements/{id}", opened[1].replace("&amp;", "&"), f"/disputes/{dispute}",
-        "/disputes", "/disputes?all=1", "/payments", f"/statements/{id}/issue", f"/statements/{id}/fapiao",
-        f"{month}&only=overdue", f"{month}&only=disputed",
+        "/start", month, "/statements/year", f"/statements/{id}", opened[1].replace("&amp;", "&"),
+        f"/disputes/{dispute}", "/disputes", "/disputes?all=1", "/payments",
+        f"/statements/{id}/issue", f"/statements/{id}/fapiao", f"{month}&only=overdue", f"{month}&only=disputed",
     ):  # fmt: skip
         with Queries(books.cast.database) as asked:
             assert he.get(page).status_code == 200, page
