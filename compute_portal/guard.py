@@ -216,9 +216,10 @@ def portal() -> Portal:
 
 
 def _state() -> _RequestState:
-    if "portal_request" not in g:
-        g.portal_request = _RequestState()
-    state: _RequestState = g.portal_request
+    kept = g._get_current_object()  # asked five hundred times for a page: through the proxy only once each time
+    if "portal_request" not in kept:
+        kept.portal_request = _RequestState()
+    state: _RequestState = kept.portal_request
     return state
 
 
