@@ -410,7 +410,7 @@ def test_finance_sets_an_off_peak_price_and_ends_it(app: Flask, cast: Cast) -> N
         assert rows_in(cast.database, Tariff) == 1
     assert post(client, address, night).status_code == 302
     page = words(client.get("/tariffs"))
-    assert "H800 costs ¥8.00 per GPU-hour from 22:00 to 8:00, from 19 November 2026 on." in page
+    assert "From 19 November 2026 on, H800 costs ¥8.00 per GPU-hour, 22:00 to 8:00." in page
     assert "22:00–8:00 · up to 16 cards" in page
     clash = post(client, address, night | {"from_hour": "7", "until_hour": "9", "from_on": "2026-12-01"})
     assert "These hours share some with the off-peak price of ¥8.00" in words_at(clash.text, "from_hour")
