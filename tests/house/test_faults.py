@@ -1,4 +1,4 @@
-"""What a machine does: a COMMIT whose answer is lost, a full disk. People read a page, and nothing is lost or double."""
+"""What machines do: a COMMIT whose answer is lost, a full disk. People read a page; nothing is lost or double."""
 
 from __future__ import annotations
 
