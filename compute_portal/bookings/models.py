@@ -60,6 +60,7 @@ class Booking(Base):
             "kind <> 'fixed' OR (starts_at IS NOT NULL AND ends_at IS NOT NULL AND ends_at > starts_at)", name="window"
         ),
         sa.Index("ix_bookings_enterprise_id_id", "enterprise_id", "id"),
+        sa.Index("ix_bookings_enterprise_id_state", "enterprise_id", "state", "id"),
         sa.Index("ix_bookings_pool_id_state", "pool_id", "state"),
         sa.Index("ix_bookings_state_id", "state", "id"),
         sa.Index("ix_bookings_under_way_state", "under_way", "state", "id"),
