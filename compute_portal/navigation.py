@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 from flask import current_app, request, url_for
@@ -15,6 +16,16 @@ class Entry(NamedTuple):
     endpoint: str
     label: str
     permission: Permission
+
+    @property
+    def address(self) -> str:
+        return _address(request.script_root, self.endpoint)
+
+
+@cache
+def _address(mounted_at: str, endpoint: str) -> str:
+    """Built once for where the portal is mounted: every page shows thirty of them, twice."""
+    return url_for(endpoint)
 
 
 class Group(NamedTuple):
@@ -156,6 +167,6 @@ def _open_to(person: Person, entries: tuple[Entry, ...]) -> list[Entry]:
 
 def _here(entries: list[Entry]) -> Entry | None:
     """An entry stands for its own page and all below it, whichever feature shows them; the closest one is marked."""
-    homes = {url_for(entry.endpoint): entry for entry in entries}
+    homes = {entry.address: entry for entry in entries}
     above = [home for home in homes if request.path == home or request.path.startswith(f"{home}/")]
     return homes[max(above, key=len)] if above else None

@@ -48,9 +48,8 @@ class Standing:
         return Actor.of(user_id, self.bureau_roles)
 
 
-def standing_of(session: Session, user_id: int) -> Standing:
-    """One query. A disabled person has no standing."""
-    enabled = sa.select(User.id).where(User.id == user_id, User.disabled_at.is_(None))
+def _standing() -> sa.CompoundSelect[Any]:
+    enabled = sa.select(User.id).where(User.id == sa.bindparam("user_id"), User.disabled_at.is_(None))
     at_the_bureau = sa.select(
         sa.literal(0).label("enterprise_id"),
         sa.literal("").label("name"),
@@ -62,7 +61,15 @@ def standing_of(session: Session, user_id: int) -> Standing:
         .join(Membership, Membership.enterprise_id == Enterprise.id)
         .where(Membership.user_id.in_(enabled))
     )
-    rows: Sequence[Any] = session.execute(sa.union_all(at_the_bureau, in_enterprises)).all()
+    return sa.union_all(at_the_bureau, in_enterprises)
+
+
+_STANDING = _standing()  # every request asks it: made once
+
+
+def standing_of(session: Session, user_id: int) -> Standing:
+    """One query. A disabled person has no standing."""
+    rows: Sequence[Any] = session.connection().execute(_STANDING, {"user_id": user_id}).all()
     return Standing(
         bureau_roles=frozenset(Role(row.role) for row in rows if row.enterprise_id == 0),
         places=tuple(
