@@ -93,6 +93,7 @@ class RetentionPolicy(_Section):
     sessions_days: int = Field(ge=1)
     timetable_runs_days: int = Field(ge=1)
     notices_days: int = Field(ge=30)
+    estimates_days: int = Field(ge=90)  # ranges are learnt from them, and their coverage is shown
     access_log_days: int = Field(ge=180)  # network logs: at least six months, Cybersecurity Law art. 23
 
 

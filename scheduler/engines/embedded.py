@@ -391,7 +391,7 @@ class EmbeddedEngine:
                     queue = queues.get(pool_id) or _Queue()
                     waiting = len(queue.waiting)
                     places[pool_id] = [
-                        Place(fixed.booking_id, pool_id, None, None, fixed.reason or Sentence("wait-access"), None)
+                        Place(fixed.booking_id, pool_id, None, None, fixed.reason or Sentence("wait-access"))
                         for fixed in queue.fixed.values()
                         if fixed.starts_at <= now
                     ]
@@ -405,7 +405,6 @@ class EmbeddedEngine:
                                 standing.place,
                                 waiting,
                                 standing.reason,
-                                None if standing.expected_at is None else _instant(standing.expected_at),
                             )
                             for standing in planner.plan(snapshot).standings
                         ]

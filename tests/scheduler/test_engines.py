@@ -222,4 +222,3 @@ def test_everything_that_waits_has_a_standing(town: Town, engine: Engine) -> Non
     assert [(place.booking_id, place.place, place.waiting) for place in places] == [
         (ones[1].booking_id, 1, 2), (ones[2].booking_id, 2, 2),
     ]  # fmt: skip
-    assert places[0].expected_at == now + HOUR
