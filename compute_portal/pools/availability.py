@@ -76,6 +76,15 @@ class Hours(NamedTuple):
     closed: Ints
 
 
+class Board(NamedTuple):
+    """A pool at an instant, nodes by index: each GPU that is held with when it is given back, and what comes later."""
+
+    ids: list[int]
+    gpus: list[int]  # of each node
+    held: list[tuple[int, int, int]]  # (end, node, mask), ascending; no GPU twice
+    booked: list[tuple[int, int, int, int]]  # (start, end, node, mask)
+
+
 class _Rows(NamedTuple):
     """Everything that takes GPUs, one column per fact, sorted by node so that one reduceat answers for all nodes.
 
@@ -306,6 +315,27 @@ class Availability:
                 break
             found.append(start)
         return found
+
+    def board(self, now: int) -> Board:
+        """What a round of planning plays on; see Board."""
+        rows = self._merged()
+        live = (rows.mask != 0) & (rows.ends > now)
+        here, later = live & (rows.starts <= now), live & (rows.starts > now)
+        held: list[tuple[int, int, int]] = []
+        seen = [0] * len(self._ids)
+        # A GPU that two rows hold, such as one on a node that is closed while something runs, is held until the last.
+        order = np.argsort(-rows.ends[here], kind="stable")
+        for end, node, mask in zip(
+            rows.ends[here][order].tolist(), rows.node[here][order].tolist(), rows.mask[here][order].tolist(),
+            strict=True,
+        ):  # fmt: skip
+            if mask & ~seen[node]:
+                held.append((end, node, mask & ~seen[node]))
+                seen[node] |= mask
+        held.reverse()
+        columns = (column[later].tolist() for column in (rows.starts, rows.ends, rows.node, rows.mask))
+        gpus = np.bitwise_count(self._full).tolist()
+        return Board(self._ids, gpus, held, list(zip(*columns, strict=True)))
 
     # -- counting -----------------------------------------------------------------------------------------------------
 
