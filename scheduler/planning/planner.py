@@ -122,7 +122,14 @@ def plan(snapshot: Snapshot, standings: bool = True) -> Decision:
     line = snapshot.line()
     limits = Limits(snapshot)
     decided = decide.decide(
-        now, board, line, snapshot.rules, lambda: snapshot.leaves, snapshot.overdue_gpus, limits, reservations=standings
+        now,
+        board,
+        line,
+        snapshot.rules,
+        lambda _now: snapshot.leaves,
+        snapshot.overdue_gpus,
+        limits,
+        reservations=standings,
     )
     ids = board.ids
     decision = Decision(

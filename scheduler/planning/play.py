@@ -197,16 +197,10 @@ class Play:
         self.rounds += 1
         if self._seen is not None:
             self._seen(now, self)
-        decided = decide(
-            now,
-            self.board,
-            self.line,
-            self.rules,
-            lambda: self.usage.leaves(now),
-            lambda: self.overdue_gpus,
-            self._gate,
+        starts, _reservations = decide(
+            now, self.board, self.line, self.rules, self.usage.leaves, self._count_overdue, self._gate
         )
-        for one, placement in decided.starts:
+        for one, placement in starts:
             gpus, seconds = one.gpus, one.seconds
             overdue = now - one.submitted_at >= self.rules.promise_seconds
             really = self.runs.pop(one.booking_id, seconds)
@@ -219,6 +213,9 @@ class Play:
             if overdue:
                 self.overdue_gpus += gpus
             self.started.append(Started(one, now, end, placement))
+
+    def _count_overdue(self) -> int:
+        return self.overdue_gpus
 
     def _end(self, run: Run, now: int) -> None:
         self.board.release(run.gpus, run.placement, run.until)
