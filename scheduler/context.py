@@ -68,7 +68,7 @@ def open_context(
     alive: Callable[[], None] = lambda: None,
 ) -> Context:
     """A context with the embedded engine; the leader has been taken."""
-    engine = EmbeddedEngine(database, leader, policy.queue.half_life_days)
+    engine = EmbeddedEngine(database, leader, rules_of(policy.queue))
     return Context(database, leader, engine, policy, access, post, alive)
 
 

@@ -11,7 +11,7 @@ reservations of its own.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from compute_portal.pools.availability import FOREVER, Placement
@@ -48,11 +48,14 @@ class Reserved(NamedTuple):
 
 
 class Decided(NamedTuple):
+    """`promised` are the ids of those that started at the front because they were overdue."""
+
     starts: Sequence[tuple[Waiting, Placement]]
     reservations: Sequence[Reserved]
+    promised: Set[int]
 
 
-NOTHING = Decided((), ())
+NOTHING = Decided((), (), frozenset())
 
 
 def decide(
@@ -61,7 +64,7 @@ def decide(
     line: Line,
     rules: Rules,
     leaves: Callable[[int], Sequence[Leaf]],
-    overdue_gpus: Callable[[], int],
+    promised_gpus: Callable[[], int],
     gate: Gate = OPEN,
     *,
     reservations: bool = False,
@@ -71,8 +74,8 @@ def decide(
     When nobody can start nothing need be kept for anybody, and the round ends at once; `reservations` are made all the
     same for who wants to know them.
 
-    `leaves` at an instant are asked for only where the order needs them. `overdue_gpus` are those that run bookings
-    which had waited for the promised time when they started.
+    `leaves` at an instant are asked for only where the order needs them. `promised_gpus` are those of running bookings
+    that started at the front because they were overdue.
     """
     if line.smallest > board.most() and not reservations:
         return NOTHING
@@ -82,14 +85,14 @@ def decide(
         known = leaves(now)
         over = overuse(known, rules.overuse_least)
         turn.fair_heads(line, over)
-        turn.overdue(line, overdue_gpus)
+        turn.overdue(line, promised_gpus)
         turn.by_key(line, overuse_weights(known, over, rules))
     else:
         turn.by_key(line, tree_weights(leaves(now)) if rules.order == "fair-tree" else {})
     board.close()
     for waiting, _placement in turn.starts:
         line.remove(waiting)
-    return Decided(turn.starts, turn.reservations)
+    return Decided(turn.starts, turn.reservations, turn.promised)
 
 
 def in_order(
@@ -138,11 +141,14 @@ def fair_heads(now: int, line: Line, over: Mapping[int, float], rules: Rules, ga
 class _Round:
     """The walks of one round over one board."""
 
-    __slots__ = ("_asked", "_board", "_gate", "_hopeless", "_now", "_over", "_rules", "reservations", "starts")
+    __slots__ = (
+        "_asked", "_board", "_gate", "_hopeless", "_now", "_over", "_rules", "promised", "reservations", "starts",
+    )  # fmt: skip
 
     def __init__(self, now: int, board: Board, rules: Rules, gate: Gate) -> None:
         self.starts: list[tuple[Waiting, Placement]] = []
         self.reservations: list[Reserved] = []
+        self.promised: set[int] = set()
         self._now = now
         self._board = board
         self._rules = rules
@@ -173,6 +179,7 @@ class _Round:
                 continue
             if self._ask(one, keep=len(self.reservations) - before < rules.promise_reservations):
                 used += one.gpus
+                self.promised.add(one.booking_id)
             self._asked.add(one.booking_id)
 
     def by_key(self, line: Line, weights: Weights) -> None:

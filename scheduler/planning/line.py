@@ -54,6 +54,7 @@ class Running:
     until_at: int
     placement: Placement
     fixed: bool = False
+    promised: bool = False  # it started at the front because it was overdue
 
 
 Entry = tuple[float, int, int, Waiting]  # static key, submitted at, booking id: no two are equal before the last
