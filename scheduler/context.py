@@ -13,11 +13,12 @@ from sqlalchemy.orm import Session
 
 from compute_portal import clock
 from compute_portal.db import Database
-from compute_portal.policy import Policy
+from compute_portal.policy import Policy, QueuePolicy
 from scheduler.access_hook import AccessHook
 from scheduler.engines import Engine, LeaseState
 from scheduler.engines.embedded import EmbeddedEngine
 from scheduler.leader import Leader
+from scheduler.planning.rules import Rules
 from scheduler.post import Post
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ def open_context(
     alive: Callable[[], None] = lambda: None,
 ) -> Context:
     """A context with the embedded engine; the leader has been taken."""
-    engine = EmbeddedEngine(database, leader, policy.queue.half_life_days)
+    engine = EmbeddedEngine(database, leader, rules_of(policy.queue))
     return Context(database, leader, engine, policy, access, post, alive)
 
 
@@ -77,6 +78,22 @@ def simulation(database: Database, policy: Policy) -> Context:
     if not leader.take(clock.now()):
         raise RuntimeError("a scheduler is active on this database")
     return open_context(database, leader, policy)
+
+
+def rules_of(queue: QueuePolicy) -> Rules:
+    """The policy's numbers as planning knows them."""
+    return Rules(
+        order=queue.order,
+        backfill=queue.backfill,
+        half_life_seconds=round(queue.usage_half_life_days * 86_400),
+        overuse_power=queue.overuse_power,
+        overuse_least=queue.overuse_least,
+        fair_heads=queue.fair_heads,
+        fair_below=queue.fair_below,
+        promise_seconds=round(queue.promise_hours * 3_600),
+        promise_share=queue.promise_share,
+        promise_reservations=queue.promise_reservations,
+    )
 
 
 def in_batches(

@@ -28,14 +28,12 @@ class Board(Protocol):
     """`open` a round, ask and start, `close` it. Between rounds only `release`, `hold` and `book`."""
 
     capacity: int
+    multiple: int  # only multiples of this number are ever given: in a pool of whole nodes, their GPUs
     tight: list[int]  # instants after now at which something takes GPUs, ascending
     fits: list[int]  # the most GPUs one booking could get if it ends by tight[0], by tight[1], …, ever
 
     def most(self) -> int:
         """The most GPUs that are free for one booking now, whatever is to come."""
-
-    def gives(self, gpus: int) -> bool:
-        """Whether such a number is ever given: in a pool of whole nodes only their multiples."""
 
     def open(self, now: int) -> None:
         """Begin a round."""
@@ -61,6 +59,7 @@ class CountBoard:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
+        self.multiple = 1
         self.free = capacity
         self.ends: list[tuple[int, int]] = []  # (end, GPUs) of what runs, ascending
         self.booked: list[tuple[int, int, int]] = []  # (start, end, GPUs) to come, ascending
@@ -73,13 +72,10 @@ class CountBoard:
     def most(self) -> int:
         return self.free
 
-    def gives(self, gpus: int) -> bool:
-        return True
-
     def open(self, now: int) -> None:
         self._now = now
         if not self.booked:
-            self.tight, self._at, self.fits = [], [self.free], [self.free]
+            self._at, self.fits = [self.free], [self.free]
             return
         self.tight = sorted({start for start, _end, _gpus in self.booked if start > now})
         self._at = [self.free, *(self._free_at(instant) for instant in self.tight)]
@@ -88,24 +84,38 @@ class CountBoard:
     def start(self, gpus: int, end: int) -> Placement:
         self.free -= gpus
         insort(self.ends, (end, gpus))
-        at = self._at
+        at, tight = self._at, self.tight
         at[0] -= gpus
-        if not self.tight:
-            self.fits[0] -= gpus
-            return ()
-        for level, instant in enumerate(self.tight, 1):
+        for level, instant in enumerate(tight, 1):
             if instant >= end:
                 break
             at[level] -= gpus
-        self._count()
+        if len(tight) == 1:
+            self.fits = [at[0], at[1] if at[1] < at[0] else at[0]]
+        else:
+            self._count()
         return ()
 
     def reserve(self, gpus: int, seconds: int, before: int) -> Kept | None:
-        start = self.earliest(gpus, seconds, before)
-        if start is None:
+        if self.booked or self._kept:
+            start = self.earliest(gpus, seconds, before)
+            if start is not None:
+                self.keep(start, start + seconds, gpus)
+            return None if start is None else (start, ())
+        # With nothing to come, as in most rounds, it is the end at which enough has been given back.
+        free, found = self.free, FOREVER
+        for end, given in self.ends:
+            if end > found:
+                break
+            free += given
+            if free >= gpus:
+                found = end
+        if found >= before:
             return None
-        self.keep(start, start + seconds, gpus)
-        return start, ()
+        self._kept.append((found, found + seconds, gpus))
+        self.tight, self._at = [found], [self.free, free - gpus]
+        self.fits = [self.free, min(self.free, free - gpus)]
+        return found, ()
 
     def keep(self, start: int, end: int, gpus: int) -> None:
         """Reserve so many GPUs in this round."""
@@ -122,16 +132,7 @@ class CountBoard:
 
     def earliest(self, gpus: int, seconds: int, before: int, after: int = 0) -> int | None:
         """The first instant, not before `after`, at which so many are free for so long by the longest runs."""
-        free = self.free
         takes = sorted([*self.booked, *self._kept])
-        if not takes and after <= self._now:
-            if free >= gpus:
-                return self._now if self._now < before else None
-            for end, given in self.ends:
-                free += given
-                if free >= gpus:
-                    return end if end < before else None
-            return None
         after = max(after, self._now)
         instants = {after, *(end for end, _gpus in self.ends), *(end for _start, end, _gpus in takes)}
         starts = [start for start, _end, _gpus in takes]
@@ -148,8 +149,9 @@ class CountBoard:
         return None
 
     def close(self) -> None:
-        self._kept.clear()
-        self.tight = []
+        if self.tight:
+            self._kept.clear()
+            self.tight = []
 
     def release(self, gpus: int, placement: Placement, until: int) -> None:
         self.free += gpus
@@ -295,6 +297,7 @@ class NodeBoard:
         self.unit = unit
         self.size = max(gpus, default=0)
         self.capacity = sum(gpus)
+        self.multiple = max(1, self.size) if unit == "node" else 1
         self.ids: Sequence[int] = range(len(gpus))
         self.free = Layer.of([(1 << count) - 1 for count in gpus], self.size)
         self.ends: list[tuple[int, int, int]] = []  # (end, node, mask) of what is held now, ascending
@@ -320,9 +323,6 @@ class NodeBoard:
 
     def most(self) -> int:
         return self.free.most(self.unit)
-
-    def gives(self, gpus: int) -> bool:
-        return self.unit == "gpu" or gpus % self.size == 0
 
     def open(self, now: int) -> None:
         self._now = now
@@ -393,37 +393,52 @@ class NodeBoard:
     def _earliest(self, gpus: int, seconds: int, before: int, after: int) -> tuple[int, Layer] | None:
         """The first instant from `after` on at which so many are free for so long, and what is free then.
 
-        Only where something ends can there be more than before. What runs is given back end by end; what is to come
-        is looked at only where the former would do.
+        There can be more than before only where something ends, on the nodes where it ends: all nodes together are
+        counted only when one of those could be part of the answer.
         """
-        takes = [*self.booked, *self._kept]
-        instants = sorted({after, *(end for _start, end, _node, _mask in takes if end > after)})
-        layer, ends, at = self.free.copy(), self.ends, 0
-        while True:
-            instant = instants.pop(0) if instants else FOREVER
-            if at < len(ends) and ends[at][0] < instant:
-                if instant < FOREVER:
-                    instants.insert(0, instant)
-                instant = max(ends[at][0], after)
-            if instant >= before:
-                return None
+        size, ends, masks, at = self.size, self.ends, self.free.masks.copy(), 0
+        least = gpus if gpus <= size and self.unit == "gpu" else gpus % size or size
+        takes: dict[int, list[tuple[int, int, int]]] = {}
+        later: list[tuple[int, int]] = []
+        for start, end, node, mask in (*self.booked, *self._kept):
+            if end > after:
+                takes.setdefault(node, []).append((start, end, mask))
+                later.append((end, node))
+        later.sort(reverse=True)
+        instant, worth = after, True
+        while instant < before:
+            until = instant + seconds
             while at < len(ends) and ends[at][0] <= instant:
                 _end, node, mask = ends[at]
-                layer.set(node, layer.masks[node] | mask)
+                masks[node] |= mask
                 at += 1
-            if gpus > layer.most(self.unit):
-                continue
-            beside = layer
-            for start, end, node, mask in takes:
-                if start < instant + seconds and end > instant and beside.masks[node] & mask:
-                    if beside is layer:
-                        beside = layer.copy()
-                    beside.set(node, beside.masks[node] & ~mask)
-            if gpus <= beside.most(self.unit):
-                return instant, beside
+                worth = worth or _beside(masks[node], takes.get(node), instant, until).bit_count() >= least
+            while later and later[-1][0] <= instant:
+                _end, node = later.pop()
+                worth = worth or _beside(masks[node], takes[node], instant, until).bit_count() >= least
+            if worth:
+                free = masks
+                if takes:
+                    free = masks.copy()
+                    for node, on_node in takes.items():
+                        free[node] = _beside(masks[node], on_node, instant, until)
+                layer = Layer.of(free, size)
+                if gpus <= layer.most(self.unit):
+                    return instant, layer
+            worth = False
+            instant = min(ends[at][0] if at < len(ends) else FOREVER, later[-1][0] if later else FOREVER)
+        return None
 
     def _count(self) -> None:
         self.fits = [layer.most(self.unit) for layer in self._layers]
+
+
+def _beside(mask: int, takes: Sequence[tuple[int, int, int]] | None, start: int, end: int) -> int:
+    """What nothing takes in [start, end)."""
+    for begins, ends, taken in takes or ():
+        if begins < end and ends > start:
+            mask &= ~taken
+    return mask
 
 
 def lowest_bits(mask: int, count: int) -> int:

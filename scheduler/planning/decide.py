@@ -11,8 +11,8 @@ reservations of its own.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import NamedTuple
 
 from compute_portal.pools.availability import FOREVER, Placement
 from scheduler.planning.board import Board
@@ -39,8 +39,7 @@ class Gate:
 OPEN = Gate()
 
 
-@dataclass(frozen=True, slots=True)
-class Reserved:
+class Reserved(NamedTuple):
     """GPUs that are kept for a booking from an instant on."""
 
     waiting: Waiting
@@ -48,10 +47,15 @@ class Reserved:
     placement: Placement
 
 
-@dataclass(slots=True)
-class Decided:
-    starts: list[tuple[Waiting, Placement]] = field(default_factory=list)
-    reservations: list[Reserved] = field(default_factory=list)
+class Decided(NamedTuple):
+    """`promised` are the ids of those that started at the front because they were overdue."""
+
+    starts: Sequence[tuple[Waiting, Placement]]
+    reservations: Sequence[Reserved]
+    promised: Set[int]
+
+
+NOTHING = Decided((), (), frozenset())
 
 
 def decide(
@@ -59,8 +63,8 @@ def decide(
     board: Board,
     line: Line,
     rules: Rules,
-    leaves: Callable[[], Sequence[Leaf]],
-    overdue_gpus: Callable[[], int],
+    leaves: Callable[[int], Sequence[Leaf]],
+    promised_gpus: Callable[[], int],
     gate: Gate = OPEN,
     *,
     reservations: bool = False,
@@ -70,25 +74,25 @@ def decide(
     When nobody can start nothing need be kept for anybody, and the round ends at once; `reservations` are made all the
     same for who wants to know them.
 
-    `leaves` are asked for only where the order needs them. `overdue_gpus` are those that run bookings which had waited
-    for the promised time when they started.
+    `leaves` at an instant are asked for only where the order needs them. `promised_gpus` are those of running bookings
+    that started at the front because they were overdue.
     """
     if line.smallest > board.most() and not reservations:
-        return Decided()
+        return NOTHING
     board.open(now)
     turn = _Round(now, board, rules, gate)
     if rules.order == "small-first":
-        known = leaves()
+        known = leaves(now)
         over = overuse(known, rules.overuse_least)
         turn.fair_heads(line, over)
-        turn.overdue(line, overdue_gpus)
+        turn.overdue(line, promised_gpus)
         turn.by_key(line, overuse_weights(known, over, rules))
     else:
-        turn.by_key(line, tree_weights(leaves()) if rules.order == "fair-tree" else {})
+        turn.by_key(line, tree_weights(leaves(now)) if rules.order == "fair-tree" else {})
     board.close()
-    for waiting, _placement in turn.decided.starts:
+    for waiting, _placement in turn.starts:
         line.remove(waiting)
-    return turn.decided
+    return Decided(turn.starts, turn.reservations, turn.promised)
 
 
 def in_order(
@@ -137,8 +141,14 @@ def fair_heads(now: int, line: Line, over: Mapping[int, float], rules: Rules, ga
 class _Round:
     """The walks of one round over one board."""
 
+    __slots__ = (
+        "_asked", "_board", "_gate", "_hopeless", "_now", "_over", "_rules", "promised", "reservations", "starts",
+    )  # fmt: skip
+
     def __init__(self, now: int, board: Board, rules: Rules, gate: Gate) -> None:
-        self.decided = Decided()
+        self.starts: list[tuple[Waiting, Placement]] = []
+        self.reservations: list[Reserved] = []
+        self.promised: set[int] = set()
         self._now = now
         self._board = board
         self._rules = rules
@@ -151,13 +161,15 @@ class _Round:
     def fair_heads(self, line: Line, over: Mapping[int, float]) -> None:
         heads = fair_heads(self._now, line, over, self._rules, self._gate) if self._rules.fair_heads else []
         for one in heads:
+            if self._over:
+                return
             self._ask(one)
             self._asked.add(one.booking_id)
 
     def overdue(self, line: Line, running: Callable[[], int]) -> None:
         """The oldest first, while such bookings hold less than their part of the pool."""
         rules, used = self._rules, -1
-        most, kept = rules.promise_share * self._board.capacity, 0
+        most, before = rules.promise_share * self._board.capacity, len(self.reservations)
         for one in line.submitted_by(self._now - rules.promise_seconds):
             if used < 0:
                 used = running()
@@ -165,48 +177,51 @@ class _Round:
                 return
             if one.booking_id in self._asked or self._gate.holds(one, self._now):
                 continue
-            before = len(self.decided.reservations)
-            if self._ask(one, keep=kept < rules.promise_reservations):
+            if self._ask(one, keep=len(self.reservations) - before < rules.promise_reservations):
                 used += one.gpus
-            kept += len(self.decided.reservations) - before
+                self.promised.add(one.booking_id)
             self._asked.add(one.booking_id)
 
     def by_key(self, line: Line, weights: Weights) -> None:
         """Start the first ones; keep GPUs for the first that does not fit; then fill in whatever does it no harm."""
-        now, asked, gate, passed = self._now, self._asked, self._gate, len(self.decided.reservations)
-        head: Waiting | None = None
+        now, asked, gate, passed = self._now, self._asked, self._gate, len(self.reservations)
         for one in line.walk(weights):
             if self._over:
                 return
-            if one.booking_id in asked or (gate is not OPEN and gate.holds(one, now)):
+            if (asked and one.booking_id in asked) or (gate is not OPEN and gate.holds(one, now)):
                 continue
-            if not self._ask(one) and len(self.decided.reservations) > passed:
-                head = one
+            if not self._ask(one) and len(self.reservations) > passed:
                 break
-        if head is not None and not self._over:
-            self._backfill(head, line.fitting(self._board.fits[0], weights))
+        else:
+            return
+        if self._board.fits[0]:
+            self._backfill(line.fitting(self._board.fits[0], weights))
 
-    def _backfill(self, head: Waiting, candidates: Iterable[Waiting]) -> None:
-        """`candidates` by key: those before the head were asked already and would not fit, or have started."""
-        now, board, asked, gate = self._now, self._board, self._asked, self._gate
-        started = {waiting.booking_id for waiting, _placement in self.decided.starts}
-        tight, fits = board.tight, board.fits
+    def _backfill(self, candidates: Iterable[Waiting]) -> None:
+        """`candidates` by key. Those before the head started, or would not fit now either."""
+        now, board, gate = self._now, self._board, self._gate
+        tight, fits, multiple = board.tight, board.fits, board.multiple
+        done = self._asked
+        if self.starts:
+            done = done | {waiting.booking_id for waiting, _placement in self.starts}
         for one in candidates:
             gpus, end = one.gpus, now + one.seconds
-            if gpus > fits[bisect_left(tight, end)] or one.booking_id in asked or one.booking_id in started:
+            if gpus > fits[bisect_left(tight, end)] or gpus % multiple:
                 continue
-            if one is head or not board.gives(gpus) or (gate is not OPEN and gate.holds(one, now)):
+            if (done and one.booking_id in done) or (gate is not OPEN and gate.holds(one, now)):
                 continue
-            self._start(one, end)
-            tight, fits = board.tight, board.fits
+            self.starts.append((one, board.start(gpus, end)))
+            gate.started(one)
+            fits = board.fits
             if not fits[0]:
                 return
 
     def _ask(self, one: Waiting, keep: bool = True) -> bool:
         """Start it, or keep GPUs for it; says whether it has started."""
         board, gpus, end = self._board, one.gpus, self._now + one.seconds
-        if gpus <= board.fits[bisect_left(board.tight, end)] and board.gives(gpus):
-            self._start(one, end)
+        if gpus <= board.fits[bisect_left(board.tight, end)] and not gpus % board.multiple:
+            self.starts.append((one, board.start(gpus, end)))
+            self._gate.started(one)
             return True
         if self._rules.backfill == "none":
             self._over = True
@@ -214,19 +229,17 @@ class _Round:
             self._reserve(one)
         return False
 
-    def _start(self, one: Waiting, end: int) -> None:
-        self.decided.starts.append((one, self._board.start(one.gpus, end)))
-        self._gate.started(one)
-
     def _reserve(self, one: Waiting) -> None:
         """None when there is no such start, or none that ends within its allocation: GPUs kept for it would lie idle
         for nothing. Should others end early, it is still asked first."""
         gpus, seconds = one.gpus, one.seconds
         before = min(FOREVER, one.allocation_ends_at - seconds + 1)
-        if not self._board.gives(gpus) or any(g <= gpus and s <= seconds and b >= before for g, s, b in self._hopeless):
+        if gpus % self._board.multiple:
+            return
+        if self._hopeless and any(g <= gpus and s <= seconds and b >= before for g, s, b in self._hopeless):
             return
         kept = self._board.reserve(gpus, seconds, before)
         if kept is None:
             self._hopeless.append((gpus, seconds, before))
         else:
-            self.decided.reservations.append(Reserved(one, *kept))
+            self.reservations.append(Reserved(one, *kept))

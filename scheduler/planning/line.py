@@ -54,6 +54,7 @@ class Running:
     until_at: int
     placement: Placement
     fixed: bool = False
+    promised: bool = False  # it started at the front because it was overdue
 
 
 Entry = tuple[float, int, int, Waiting]  # static key, submitted at, booking id: no two are equal before the last
@@ -109,10 +110,13 @@ class Line:
     def remove(self, one: Waiting) -> None:
         """Raises KeyError when it is not in the line."""
         entries = self._group_of(one).entries
-        place = bisect_left(entries, (self._key(one), one.submitted_at, one.booking_id))
-        if place == len(entries) or entries[place][2] != one.booking_id:
-            raise KeyError(one.booking_id)
-        del entries[place]
+        if entries and entries[0][3] is one:  # most often
+            del entries[0]
+        else:
+            place = bisect_left(entries, (self._key(one), one.submitted_at, one.booking_id))
+            if place == len(entries) or entries[place][2] != one.booking_id:
+                raise KeyError(one.booking_id)
+            del entries[place]
         if self._by_turn is not None:
             del self._by_turn[bisect_left(self._by_turn, (one.submitted_at, one.booking_id))]
         self.length -= 1
@@ -165,7 +169,7 @@ class Line:
         return [each[4] for each in found]
 
     def _group_of(self, one: Waiting) -> Group:
-        last = one.allocation_id in self._last
+        last = bool(self._last) and one.allocation_id in self._last
         at = (one.allocation_id if self._by_allocation else 0, last)
         group = self.groups.get(at)
         if group is None:

@@ -49,18 +49,17 @@ class Snapshot:
     booked: Mapping[int, Sequence[tuple[int, int, int]]] = field(default_factory=dict)
     rules: Rules = field(default_factory=Rules)
     placed: Sequence[Running] = ()  # what runs: the promise counts it, forecasts play it to its end
+    running_promised: int | None = None  # what promised_gpus() says, for who knows it without `placed`
 
     def line(self) -> Line:
         last = (leaf.allocation_id for leaf in self.leaves if leaf.low_priority)
         return Line(self.rules, self.waiting, last)
 
-    def overdue_gpus(self) -> int:
-        """GPUs of what had waited for the promised time when it started."""
-        return sum(
-            one.gpus
-            for one in self.placed
-            if not one.fixed and one.started_at - one.submitted_at >= self.rules.promise_seconds
-        )
+    def promised_gpus(self) -> int:
+        """GPUs of what started at the front because it was overdue."""
+        if self.running_promised is not None:
+            return self.running_promised
+        return sum(one.gpus for one in self.placed if one.promised)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +69,7 @@ class Start:
     waiting: Waiting
     placement: Placement
     ends_at: int
+    promised: bool = False  # at the front because it is overdue
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +122,21 @@ def plan(snapshot: Snapshot, standings: bool = True) -> Decision:
     line = snapshot.line()
     limits = Limits(snapshot)
     decided = decide.decide(
-        now, board, line, snapshot.rules, lambda: snapshot.leaves, snapshot.overdue_gpus, limits, reservations=standings
+        now,
+        board,
+        line,
+        snapshot.rules,
+        lambda _now: snapshot.leaves,
+        snapshot.promised_gpus,
+        limits,
+        reservations=standings,
     )
     ids = board.ids
     decision = Decision(
-        starts=[Start(one, _named(placed, ids), now + one.seconds) for one, placed in decided.starts],
+        starts=[
+            Start(one, _named(placed, ids), now + one.seconds, one.booking_id in decided.promised)
+            for one, placed in decided.starts
+        ],
         reservations=[Reserved(one.waiting, one.starts_at, _named(one.placement, ids)) for one in decided.reservations],
     )
     if standings:
@@ -137,7 +147,7 @@ def plan(snapshot: Snapshot, standings: bool = True) -> Decision:
 def in_order(snapshot: Snapshot, line: Line | None = None, limits: Gate = decide.OPEN) -> list[Waiting]:
     """Everybody who waits, or everybody in `line`, in the order in which a round asks them."""
     most = snapshot.rules.promise_share * snapshot.availability.capacity
-    promised = snapshot.overdue_gpus() < most  # as long as the third is not full, everything overdue is asked
+    promised = snapshot.promised_gpus() < most  # as long as the third is not full, everything overdue is asked
     return decide.in_order(
         snapshot.now,
         snapshot.line() if line is None else line,

@@ -98,7 +98,7 @@ class Run:
     placement: Placement
     allocation_id: int
     enterprise_id: int
-    overdue: bool  # it had waited for the promised time when it started
+    promised: bool  # it started at the front because it was overdue
     waiting: Waiting | None = None  # what it was, if it started here
 
 
@@ -126,7 +126,7 @@ class Play:
         self.refused: list[FixedArrival] = []  # fixed bookings for which there was no room when they were announced
         self.rounds = 0
         self.running: list[tuple[int, int, Run]] = []  # by real end
-        self.overdue_gpus = 0
+        self.promised_gpus = 0
         self.runs: dict[int, int] = {}  # how long what waits will really run, by booking id
         self._begins: list[Begin] = []  # the first one last
         self._gate = gate
@@ -140,8 +140,8 @@ class Play:
         heappush(self.running, (ends, self._number, run))
         if run.allocation_id and self._asks_usage:
             self.usage.change(run.allocation_id, run.gpus, now)
-        if run.overdue:
-            self.overdue_gpus += run.gpus
+        if run.promised:
+            self.promised_gpus += run.gpus
 
     def book(self, begin: Begin) -> None:
         """The board keeps these GPUs for hours to come."""
@@ -197,35 +197,32 @@ class Play:
         self.rounds += 1
         if self._seen is not None:
             self._seen(now, self)
-        decided = decide(
-            now,
-            self.board,
-            self.line,
-            self.rules,
-            lambda: self.usage.leaves(now),
-            lambda: self.overdue_gpus,
-            self._gate,
+        starts, _reservations, promised = decide(
+            now, self.board, self.line, self.rules, self.usage.leaves, self._count_promised, self._gate
         )
-        for one, placement in decided.starts:
+        for one, placement in starts:
             gpus, seconds = one.gpus, one.seconds
-            overdue = now - one.submitted_at >= self.rules.promise_seconds
+            is_promised = one.booking_id in promised
             really = self.runs.pop(one.booking_id, seconds)
             end = now + (really if really < seconds else seconds)
-            run = Run(now + seconds, gpus, placement, one.allocation_id, one.enterprise_id, overdue, one)
+            run = Run(now + seconds, gpus, placement, one.allocation_id, one.enterprise_id, is_promised, one)
             self._number += 1
             heappush(self.running, (end, self._number, run))
             if self._asks_usage:
                 self.usage.change(one.allocation_id, gpus, now)
-            if overdue:
-                self.overdue_gpus += gpus
+            if is_promised:
+                self.promised_gpus += gpus
             self.started.append(Started(one, now, end, placement))
+
+    def _count_promised(self) -> int:
+        return self.promised_gpus
 
     def _end(self, run: Run, now: int) -> None:
         self.board.release(run.gpus, run.placement, run.until)
         if run.allocation_id and self._asks_usage:
             self.usage.change(run.allocation_id, -run.gpus, now)
-        if run.overdue:
-            self.overdue_gpus -= run.gpus
+        if run.promised:
+            self.promised_gpus -= run.gpus
         if self._gate is not OPEN and run.allocation_id:
             self._gate.ended(run.enterprise_id, run.gpus)
 
@@ -259,13 +256,12 @@ def forward(
     )
     play.runs.update(runs)
     owner = {(one.until_at, node, mask): one for one in snapshot.placed for node, mask in one.placement}
-    promise = snapshot.rules.promise_seconds
     for end, node, mask in board.ends:
         one = owner.get((end, board.ids[node], mask))
         run = Run(end, mask.bit_count(), ((node, mask),), 0, 0, False)
         if one is not None:
             run.allocation_id, run.enterprise_id = one.allocation_id, one.enterprise_id
-            run.overdue = not one.fixed and one.started_at - one.submitted_at >= promise
+            run.promised = one.promised
             play.put(run, max(now, min(end, ends.get(one.booking_id, end))), now)
         elif end < FOREVER:
             play.put(run, end, now)
