@@ -21,7 +21,7 @@ size; it can only fall when the window grows or something is occupied.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -385,6 +385,10 @@ class Availability:
         rows = self._merged()
         starts: list[int] = np.unique(rows.starts[rows.fixed & (rows.starts > start) & (rows.starts < end)]).tolist()
         return starts
+
+    def starts_after(self, instant: int) -> list[int]:
+        """When something begins to take GPUs later than this, ascending."""
+        return self._starts[bisect_right(self._starts, instant) :]
 
     def next_end(self, after: int) -> int | None:
         """When the first of what takes GPUs comes to its end; None when nothing does."""

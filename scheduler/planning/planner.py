@@ -10,15 +10,15 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from compute_portal.pools.availability import HOUR, Availability, Placement
+from compute_portal.pools.availability import Availability, Placement
 from compute_portal.sentences import Sentence
 from scheduler.planning import decide, quotas
 from scheduler.planning.board import NodeBoard
 from scheduler.planning.decide import Gate, Reserved
 from scheduler.planning.fairshare import Leaf
 from scheduler.planning.line import Line, Running, Waiting
+from scheduler.planning.reasons import NO_LIMIT, Change, Held, Reasons
 from scheduler.planning.rules import Rules
 
 __all__ = [
@@ -74,11 +74,15 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a booking stands after the cycle: `place` counts from 1 among those that still wait."""
+    """Where a booking stands after the cycle: `place` counts from 1 among those that still wait.
+
+    `change` is what would start it now: see `reasons`. `expected_at` is when its reservation begins, if it has one.
+    """
 
     waiting: Waiting
     place: int
     reason: Sentence
+    change: Change | None
     expected_at: int | None
 
 
@@ -146,8 +150,7 @@ def plan(snapshot: Snapshot, standings: bool = True) -> Decision:
 
 def in_order(snapshot: Snapshot, line: Line | None = None, limits: Gate = decide.OPEN) -> list[Waiting]:
     """Everybody who waits, or everybody in `line`, in the order in which a round asks them."""
-    most = snapshot.rules.promise_share * snapshot.availability.capacity
-    promised = snapshot.promised_gpus() < most  # as long as the third is not full, everything overdue is asked
+    promised = _promised(snapshot)
     return decide.in_order(
         snapshot.now,
         snapshot.line() if line is None else line,
@@ -156,6 +159,11 @@ def in_order(snapshot: Snapshot, line: Line | None = None, limits: Gate = decide
         lambda _one: promised,
         limits,
     )
+
+
+def _promised(snapshot: Snapshot) -> bool:
+    """Whether what is overdue comes first: as long as its part of the pool is not full."""
+    return snapshot.promised_gpus() < snapshot.rules.promise_share * snapshot.availability.capacity
 
 
 def _named(placement: Placement, ids: Sequence[int]) -> Placement:
@@ -189,67 +197,42 @@ def held_back(
 
 def _standings(snapshot: Snapshot, decision: Decision, line: Line, limits: Limits) -> list[Standing]:
     """Everybody who still waits, in order, with numbers as they are after the starts of this round."""
+    now = snapshot.now
     actual = snapshot.availability.copy()  # without reservations: those are "ahead", not missing GPUs
     for start in decision.starts:
-        actual.occupy(start.placement, snapshot.now, start.ends_at)
-    reasons = _CardReasons(snapshot.now, actual)
+        actual.occupy(start.placement, now, start.ends_at)
+    strict = snapshot.rules.backfill == "none"
+    limited = [one for one in line if one.enterprise_id in snapshot.limits] if _has_fair_heads(snapshot.rules) else []
+    reasons = Reasons(now, actual, decision.reservations, _may_jump(snapshot, line), limited, strict=strict)
     expected = {one.waiting.booking_id: one.starts_at for one in decision.reservations}
     standings = []
     for place, waiting in enumerate(in_order(snapshot, line, limits), start=1):
-        reason = held_back(waiting, snapshot, limits.running) or reasons.why(waiting, ahead=place - 1)
-        standings.append(Standing(waiting, place, reason, expected.get(waiting.booking_id)))
+        held_by = held_back(waiting, snapshot, limits.running)
+        reason = held_by or reasons.why(waiting, ahead=place - 1)
+        change = reasons.change(waiting, _held(waiting, snapshot, limits), waits_for_room=held_by is None)
+        standings.append(Standing(waiting, place, reason, change, expected.get(waiting.booking_id)))
     return standings
 
 
-class _Fits(NamedTuple):
-    """The most GPUs one booking could get for a certain run from now on: as it is, and if something were not there."""
+def _may_jump(snapshot: Snapshot, line: Line) -> list[Waiting]:
+    """Who might be asked earlier if the pool were larger: a part of it is kept for what is overdue."""
+    largest = snapshot.availability.empty_fit
+    full = not _promised(snapshot)
+    late = snapshot.now - snapshot.rules.promise_seconds
+    return [one for one in line if one.gpus > largest or (full and one.submitted_at <= late)]
 
-    now: int
-    without_maintenance: int
-    without_fixed: int
-    maintenance_ends_at: int | None
+
+def _has_fair_heads(rules: Rules) -> bool:
+    return rules.order == "small-first" and rules.fair_heads > 0
 
 
-class _CardReasons:
-    """Which GPUs are missing, for a booking that only GPUs hold back. Answers are kept per longest run."""
-
-    def __init__(self, now: int, actual: Availability) -> None:
-        self._now = now
-        self._actual = actual
-        self._known: dict[int, _Fits] = {}
-
-    def why(self, waiting: Waiting, ahead: int) -> Sentence:
-        gpus = waiting.gpus
-        fit, without_maintenance, without_fixed, until = self._fits(waiting.seconds)
-        if self._actual.gives(gpus):
-            if gpus <= fit:  # only the head's reservation is in the way
-                return Sentence("wait-ahead", n=ahead)
-            if until is not None and gpus <= without_maintenance:
-                return Sentence("wait-maintenance", until=_instant(until))
-            if gpus <= without_fixed:
-                at = _instant(self._fixed_in_the_way(gpus, self._now + waiting.seconds))
-                return Sentence("wait-fixed", at=at, hours=-(-waiting.seconds // HOUR))
-        size = self._actual.node_size
-        if self._actual.unit == "node" or gpus > size:
-            return Sentence("wait-nodes", asked=-(-gpus // size), free=fit // size)
-        return Sentence("wait-cards", asked=gpus, free=fit)
-
-    def _fits(self, seconds: int) -> _Fits:
-        known = self._known.get(seconds)
-        if known is None:
-            now, end = self._now, self._now + seconds
-            known = self._known[seconds] = _Fits(
-                self._actual.largest_fit(now, end),
-                self._actual.largest_fit_without_maintenance(now, end),
-                self._actual.largest_fit_without_fixed(now, end),
-                self._actual.maintenance_ends(now, end),
-            )
-        return known
-
-    def _fixed_in_the_way(self, gpus: int, end: int) -> int:
-        """The first fixed booking with whose start the window no longer holds these GPUs."""
-        starts = self._actual.fixed_starts(self._now, end)
-        return next((at for at in starts if self._actual.largest_fit(self._now, at + 1) < gpus), starts[-1])
+def _held(waiting: Waiting, snapshot: Snapshot, limits: Limits) -> Held:
+    limit = snapshot.limits.get(waiting.enterprise_id)
+    if limit is None:
+        return NO_LIMIT
+    booked = snapshot.booked.get(waiting.enterprise_id, ())
+    peak = quotas.peak(booked, snapshot.now, snapshot.now + waiting.seconds) if booked else 0
+    return Held(limit, limits.running.get(waiting.enterprise_id, 0), peak)
 
 
 def _instant(unix_seconds: int) -> dt.datetime:

@@ -42,8 +42,8 @@ def row_of(record: str, cast: Cast, booking_id: int, name: str, at: dt.datetime)
             next_try_at=at,
         ),
         "estimates": Estimate(
-            booking_id=booking_id, pool_id=cast.pool, made_at=at, place=1, waiting=1, expected_seconds=60, p10_seconds=0,
-            p50_seconds=60, p90_seconds=600, waited_seconds=60, closed_at=at,
+            booking_id=booking_id, pool_id=cast.pool, made_at=at, place=1, waiting=1, expected_seconds=60,
+            p10_seconds=0, p50_seconds=60, p90_seconds=600, waited_seconds=60, closed_at=at,
         ),
         "access_log": AccessLogEntry(at=at, kind="sign-in", user_id=user, address="", path="/"),
     }  # fmt: skip
