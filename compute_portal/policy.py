@@ -31,6 +31,7 @@ class QueuePolicy(_Section):
     promise_reservations: int = Field(ge=0, le=100)
     cycle_seconds: int = Field(gt=0, le=300)
     standings_seconds: int = Field(gt=0)
+    forecast_seconds: int = Field(ge=30)
     tries_before_set_aside: int = Field(gt=0)
 
     @property

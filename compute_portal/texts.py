@@ -354,7 +354,6 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "order-small-first": "Small bookings go first; a company that used more than its share counts as bigger, one far "
     "below its share gets its next booking in first, and what has waited {hours:count} hours goes to the front, on at "
     "most {percent:count}% of the cards.",
-    "order-small-first-only": "Small bookings go first; a company that used more than its share counts as bigger.",
     # pools
     "tariff-needs-future": "A price can only change from {first:day} on; earlier days are already charged.",
     "tariff-day-taken": "There is already a price from {day:day} on.",

@@ -24,7 +24,6 @@ E, B, S = (cast(sa.Table, model.__table__).c for model in (Estimate, Booking, St
 # An estimate that moved less than this says the same: five minutes, and a tenth of the time until then.
 LEAST_MOVE_SECONDS = 300
 LEAST_MOVE_PART = 10
-BATCH = 1_000  # rows per statement
 LOOKS_MOST = 50_000  # the newest estimates of a pool that ranges are learnt from
 RANGES_MOST = 500  # the newest ranges whose coverage is shown
 RUNS_MOST = 20_000
@@ -39,59 +38,74 @@ class Outlook:
     """A look ahead for one booking that waits. Seconds from the look."""
 
     booking_id: int
-    place: int
-    waiting: int
     expected_seconds: int
     p10_seconds: int
     p50_seconds: int
     p90_seconds: int
 
 
-_SHOWN = sa.select(S.booking_id, S.p10_at, S.expected_at, S.p90_at).where(S.pool_id == sa.bindparam("pool"))
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A range that is to be shown, with the place that the booking has meanwhile."""
+
+    outlook: Outlook
+    place: int
+    waiting: int
+    range: tuple[dt.datetime, dt.datetime, dt.datetime]
+
+
+_SHOWN = sa.select(S.booking_id, S.place, S.waiting, S.p10_at, S.expected_at, S.p90_at).where(
+    S.pool_id == sa.bindparam("pool")
+)
 _SHOW = (
-    sa.update(Standing.__table__)  # type: ignore[arg-type]
+    sa.update(cast(sa.Table, Standing.__table__))
     .where(S.booking_id == sa.bindparam("booking"))
     .values(p10_at=sa.bindparam("p10"), expected_at=sa.bindparam("p50"), p90_at=sa.bindparam("p90"))
 )
-_KEEP = sa.insert(Estimate.__table__)  # type: ignore[arg-type]
+_KEEP = sa.insert(cast(sa.Table, Estimate.__table__))
 
 
-def record(writer: Writer, outlooks: Sequence[Outlook], *, pool_id: int, now: dt.datetime) -> int:
-    """Show and keep what is new or has moved, of bookings that still have a standing. Returns how many.
-
-    Ends in bulk: one read, and one update and one insert for each thousand.
-    """
-    shown = {id: (p10, p50, p90) for id, p10, p50, p90 in writer.execute(_SHOWN, {"pool": pool_id})}
+def moved(session: Reader, outlooks: Sequence[Outlook], *, pool_id: int, now: dt.datetime) -> list[Moved]:
+    """What is new or differs from what is shown, of bookings that still stand in the queue."""
+    shown = {id: (place, waiting, ranged) for id, place, waiting, *ranged in session.execute(_SHOWN, {"pool": pool_id})}
     changed = []
     for one in outlooks:
-        if one.booking_id in shown:
-            ranged = tuple(_at(now, each) for each in (one.p10_seconds, one.p50_seconds, one.p90_seconds))
-            if _moved(shown[one.booking_id], ranged, now):
-                changed.append((one, ranged))
-    for first in range(0, len(changed), BATCH):
-        some = changed[first : first + BATCH]
-        writer.execute(
-            _SHOW,
-            [{"booking": one.booking_id, "p10": low, "p50": middle, "p90": high} for one, (low, middle, high) in some],
-        )
-        writer.execute(
-            _KEEP,
-            [
-                {
-                    "booking_id": one.booking_id,
-                    "pool_id": pool_id,
-                    "made_at": now,
-                    "place": one.place,
-                    "waiting": one.waiting,
-                    "expected_seconds": one.expected_seconds,
-                    "p10_seconds": one.p10_seconds,
-                    "p50_seconds": one.p50_seconds,
-                    "p90_seconds": one.p90_seconds,
-                }
-                for one, _ranged in some
-            ],
-        )
-    return len(changed)
+        place, waiting, before = shown.get(one.booking_id, (None, None, []))
+        after = (_at(now, one.p10_seconds), _at(now, one.p50_seconds), _at(now, one.p90_seconds))
+        if place is not None and _moved(before, after, now):
+            changed.append(Moved(one, place, waiting or place, after))
+    return changed
+
+
+def record(writer: Writer, changed: Sequence[Moved], *, pool_id: int, now: dt.datetime) -> None:
+    """Show these ranges and keep them: one update and one insert for all."""
+    if not changed:
+        return
+    writer.execute(
+        _SHOW,
+        [
+            {"booking": one.outlook.booking_id, "p10": p10, "p50": p50, "p90": p90}
+            for one in changed
+            for p10, p50, p90 in [one.range]
+        ],
+    )
+    writer.execute(
+        _KEEP,
+        [
+            {
+                "booking_id": one.outlook.booking_id,
+                "pool_id": pool_id,
+                "made_at": now,
+                "place": one.place,
+                "waiting": one.waiting,
+                "expected_seconds": one.outlook.expected_seconds,
+                "p10_seconds": one.outlook.p10_seconds,
+                "p50_seconds": one.outlook.p50_seconds,
+                "p90_seconds": one.outlook.p90_seconds,
+            }
+            for one in changed
+        ],
+    )
 
 
 def _at(now: dt.datetime, seconds: int) -> dt.datetime:
@@ -110,33 +124,37 @@ def _moved(shown: Sequence[dt.datetime | None], ranged: Sequence[dt.datetime], n
 
 _OPEN = (
     sa.select(E.id, E.made_at, B.started_at)
-    .join_from(Estimate.__table__, Booking.__table__, B.id == E.booking_id)
+    .join_from(cast(sa.Table, Estimate.__table__), cast(sa.Table, Booking.__table__), B.id == E.booking_id)
     .where(E.closed_at.is_(None), sa.or_(B.started_at.is_not(None), B.state.not_in(WAITING)))
 )
 _CLOSE = (
-    sa.update(Estimate.__table__)  # type: ignore[arg-type]
+    sa.update(cast(sa.Table, Estimate.__table__))
     .where(E.id == sa.bindparam("estimate"))
     .values(waited_seconds=sa.bindparam("waited"), closed_at=sa.bindparam("now"))
 )
 
 
-def close(writer: Writer, *, now: dt.datetime) -> int:
-    """Write what came of the estimates of bookings that have started, or never will. Returns how many."""
-    rows = writer.execute(_OPEN).all()
-    for first in range(0, len(rows), BATCH):
+class CameTrue(NamedTuple):
+    """An estimate whose booking has started after so many seconds; None: it never will."""
+
+    estimate_id: int
+    waited_seconds: int | None
+
+
+def came_true(session: Reader) -> list[CameTrue]:
+    """Open estimates of bookings that no longer wait."""
+    return [
+        CameTrue(id, None if started_at is None else max(0, clock.seconds_between(made_at, started_at)))
+        for id, made_at, started_at in session.execute(_OPEN)
+    ]
+
+
+def close(writer: Writer, over: Sequence[CameTrue], *, now: dt.datetime) -> None:
+    """Write what came of them beside what was said."""
+    if over:
         writer.execute(
-            _CLOSE,
-            [
-                {
-                    "estimate": id,
-                    # It failed, waits again, and what it was told since belongs to its next start.
-                    "waited": None if started_at is None else max(0, clock.seconds_between(made_at, started_at)),
-                    "now": now,
-                }
-                for id, made_at, started_at in rows[first : first + BATCH]
-            ],
+            _CLOSE, [{"estimate": one.estimate_id, "waited": one.waited_seconds, "now": now} for one in over]
         )
-    return len(rows)
 
 
 class Told(NamedTuple):

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from .. import clock
 from ..access import Actor
 from ..enterprises.models import Enterprise
+from ..policy import QueuePolicy
 from ..pools.models import Pool
 from ..sentences import NotFound, Sentence
 from .models import Booking, Estimate, QueueDay, QueuePicture, Standing
@@ -58,6 +59,40 @@ def told(stored: dict[str, Any] | None, enterprise_id: int, by: Actor) -> Senten
     if by.is_bureau:
         return Sentence(TO_BUREAU.get(sentence.id, sentence.id), **dict(sentence.values))
     return Sentence(TO_OTHERS.get(sentence.id, "others-ahead"))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What would start it now. `again`: what to book instead, for the form's address, where that is its own to do."""
+
+    told: Sentence
+    again: dict[str, Any]
+
+
+def find_change(standing: Standing | None, booking: Booking, by: Actor) -> Change | None:
+    if standing is None or standing.change is None:
+        return None
+    sentence = told(standing.change, booking.enterprise_id, by)
+    assert sentence is not None
+    again: dict[str, Any] = {}
+    if sentence.id == "change-gpus":
+        again = {"gpus": sentence["n"], "longest": _hours(booking.longest_seconds)}
+    elif sentence.id == "change-seconds":
+        seconds = sentence["seconds"]
+        again = {"gpus": booking.gpus, "longest": _hours(seconds if isinstance(seconds, int) else 0)}
+    return Change(sentence, again)
+
+
+def _hours(seconds: int) -> str:
+    """As the form takes them, never more."""
+    return f"{seconds * 100 // 3_600 / 100:g}"
+
+
+def order(policy: QueuePolicy) -> Sentence:
+    """The order in force, in one sentence."""
+    if policy.order != "small-first":
+        return Sentence(f"order-{policy.order}")
+    return Sentence("order-small-first", hours=round(policy.promise_hours), percent=round(100 * policy.promise_share))
 
 
 # -- who waits

@@ -10,6 +10,7 @@ executes anything that a user typed.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,6 +42,7 @@ from scheduler.engines import Capabilities, EnginePolicy, LeaseState, Observatio
 from scheduler.planning import planner
 from scheduler.planning.fairshare import Leaf
 from scheduler.planning.planner import Running, Snapshot, Start, Waiting
+from scheduler.planning.reasons import said
 from scheduler.planning.rules import Rules
 
 log = logging.getLogger(__name__)
@@ -418,10 +420,31 @@ class EmbeddedEngine:
                                 standing.place,
                                 waiting,
                                 standing.reason,
+                                None
+                                if standing.change is None
+                                else said(standing.change, standing.waiting, snapshot.availability.node_size),
                             )
                             for standing in planner.plan(snapshot).standings
                         ]
             return places
+
+    def snapshots(self, now: dt.datetime) -> dict[int, Snapshot]:
+        with self._remembering() as queues, self._database.look() as session:
+            found = {}
+            for pool_id, version in _pairs(session, VERSIONS).items():
+                queue = queues.setdefault(pool_id, _Queue())
+                seen = self._see(session, pool_id, queue, version, now)
+                snapshot = self._snapshot(queue, seen, now)
+                found[pool_id] = dataclasses.replace(
+                    snapshot,
+                    availability=seen.availability.copy(),
+                    leaves=list(seen.leaves),
+                    limits=dict(seen.limits),
+                    running=dict(queue.running),
+                    booked=dict(seen.booked),
+                    placed=[_running(placed, seen.ids) for placed in queue.placed.values()],
+                )
+            return found
 
     # -- flexible bookings --------------------------------------------------------------------------------------------
 

@@ -39,11 +39,21 @@ def waits(cast: Cast, policy: Policy, **asked: int) -> int:
 
 def outlook(id: int, p10: int, p50: int, p90: int) -> Outlook:
     """In minutes."""
-    return Outlook(id, 1, 9, p50 * 60, p10 * 60, p50 * 60, p90 * 60)
+    return Outlook(id, p50 * 60, p10 * 60, p50 * 60, p90 * 60)
 
 
 def record(cast: Cast, *outlooks: Outlook, at: dt.datetime = NOW) -> int:
-    return cast.database.write(lambda w: estimates.record(w, outlooks, pool_id=cast.pool, now=at))
+    with cast.database.read_only() as session:
+        changed = estimates.moved(session, outlooks, pool_id=cast.pool, now=at)
+    cast.database.write(lambda w: estimates.record(w, changed, pool_id=cast.pool, now=at))
+    return len(changed)
+
+
+def close(cast: Cast) -> int:
+    with cast.database.read_only() as session:
+        over = estimates.came_true(session)
+    cast.database.write(lambda w: estimates.close(w, over, now=NOW + HOUR))
+    return len(over)
 
 
 def kept(cast: Cast) -> list[Estimate]:
@@ -86,8 +96,8 @@ def test_a_start_closes_all_estimates_of_the_booking_with_what_came_true(cast: C
     record(cast, outlook(id, 30, 60, 300), outlook(other, 30, 60, 300))
     record(cast, outlook(id, 0, 5, 20), at=NOW + 30 * MINUTE)
     walk.start(cast, id, at=NOW + 40 * MINUTE)
-    assert cast.database.write(lambda w: estimates.close(w, now=NOW + HOUR)) == 2
-    assert cast.database.write(lambda w: estimates.close(w, now=NOW + HOUR)) == 0
+    assert close(cast) == 2
+    assert close(cast) == 0
     assert [row.waited_seconds for row in kept(cast)] == [2_400, None, 600]
     assert [row.closed_at for row in kept(cast)] == [NOW + HOUR, None, NOW + HOUR]
     with cast.database.read_only() as session:
@@ -100,7 +110,7 @@ def test_a_range_that_the_start_missed_does_not_count_as_held(cast: Cast, policy
     id = waits(cast, policy)
     record(cast, outlook(id, 30, 60, 300))
     walk.start(cast, id, at=NOW + 10 * MINUTE)
-    cast.database.write(lambda w: estimates.close(w, now=NOW + HOUR))
+    close(cast)
     with cast.database.read_only() as session:
         assert estimates.coverage(session, cast.pool) == (1, 0)
 
@@ -109,7 +119,7 @@ def test_a_cancelled_booking_says_nothing_of_how_good_estimates_are(cast: Cast, 
     id = waits(cast, policy)
     record(cast, outlook(id, 30, 60, 300))
     cast.database.transaction(lambda s: bookings.cancel(s, id, by=cast.member, now=NOW + MINUTE))
-    assert cast.database.write(lambda w: estimates.close(w, now=NOW + HOUR)) == 1
+    assert close(cast) == 1
     [row] = kept(cast)
     assert (row.waited_seconds, row.closed_at) == (None, NOW + HOUR)
     with cast.database.read_only() as session:
