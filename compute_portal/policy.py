@@ -13,11 +13,31 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Order = Literal["fifo", "sjf", "saf", "fair-tree", "small-first"]
+Backfill = Literal["none", "easy"]
+
+
 class QueuePolicy(_Section):
-    half_life_days: float = Field(gt=0)
+    order: Order
+    backfill: Backfill
+    half_life_days: float = Field(gt=0, le=3_650)
+    overuse_half_life_days: float = Field(gt=0, le=3_650)
+    overuse_power: float = Field(ge=0, le=10)
+    overuse_least: float = Field(gt=0, le=1)
+    fair_heads: int = Field(ge=0, le=100)
+    fair_below: float = Field(ge=0)
+    promise_hours: float = Field(gt=0)
+    promise_share: float = Field(ge=0, le=1)
+    promise_reservations: int = Field(ge=0, le=100)
     cycle_seconds: int = Field(gt=0, le=300)
     standings_seconds: int = Field(gt=0)
+    forecast_seconds: int = Field(ge=30)
     tries_before_set_aside: int = Field(gt=0)
+
+    @property
+    def usage_half_life_days(self) -> float:
+        """What the order in force decays usage with."""
+        return self.overuse_half_life_days if self.order == "small-first" else self.half_life_days
 
 
 class CancelStep(_Section):
@@ -93,6 +113,7 @@ class RetentionPolicy(_Section):
     sessions_days: int = Field(ge=1)
     timetable_runs_days: int = Field(ge=1)
     notices_days: int = Field(ge=30)
+    estimates_days: int = Field(ge=90)  # ranges are learnt from them, and their coverage is shown
     access_log_days: int = Field(ge=180)  # network logs: at least six months, Cybersecurity Law art. 23
 
 

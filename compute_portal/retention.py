@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from .bookings.models import Estimate
 from .desk.models import TimetableRun
 from .enterprises.models import Invitation
 from .notices.models import Delivery, Notice
@@ -58,6 +59,7 @@ RECORDS = (
     ),
     Record("timetable_runs", TimetableRun, TimetableRun.due_at, lambda days: days.timetable_runs_days),
     Record("notices", Notice, Notice.at, lambda days: days.notices_days, Notice.delivery != Delivery.WAITING),
+    Record("estimates", Estimate, Estimate.made_at, lambda days: days.estimates_days, Estimate.closed_at.is_not(None)),
     Record("access_log", AccessLogEntry, AccessLogEntry.at, lambda days: days.access_log_days),
 )
 

@@ -304,6 +304,10 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "resumed": "Back in service",
     "instruction-failed": "The cluster did not do it: {error}",
     # why a booking waits
+    "wait-limit-theirs": "The company may use {limit:count} cards of this pool at once and is using {used:count}; "
+    "this booking needs {asked:count}.",
+    "wait-limit-booked-theirs": "The company may use {limit:count} cards of this pool at once, is using {used:count} "
+    "and has booked {booked:count} for fixed hours during this run; this booking needs {asked:count}.",
     "wait-limit": "Your company may use {limit:count} cards of this pool at once and is using {used:count}; "
     "this booking needs {asked:count}.",
     "wait-limit-booked": "Your company may use {limit:count} cards of this pool at once, is using {used:count} and has "
@@ -311,8 +315,8 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "wait-cards": "It needs {asked:count} cards; at most {free:count} are free together.",
     "wait-nodes": "It needs {asked:count} whole nodes and {free:count} are free.",
     "wait-ahead": (
-        "{n:count} booking is ahead: its company used less of its share of late, or it asked earlier.",
-        "{n:count} bookings are ahead: their companies used less of their shares of late, or they asked earlier.",
+        "{n:count} booking goes first in the order of this pool, and the cards that are free are kept for it.",
+        "{n:count} bookings go first in the order of this pool, and the cards that are free are kept for them.",
     ),
     "wait-fixed": "A confirmed booking takes these cards at {at:time}, too soon for {hours:count} hours.",
     "wait-maintenance": "The pool is in maintenance until {until:time}; the order stays as it is.",
@@ -322,6 +326,34 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "wait-too-large": "It needs {asked:count} cards; the pool has {capacity:count} in service.",
     "wait-nodes-down": "Its nodes are out of service and no others are free; it starts as soon as they are.",
     "wait-access": "The cards are its own; access is being given.",
+    # … and the one change that would start it now
+    "change-gpus": ("With {n:count} card it would start now.", "With {n:count} cards it would start now."),
+    "change-seconds": "With at most {seconds:duration} it would start now.",
+    "change-at-once": "Without the earliest time that was asked for it would start now.",
+    "change-limit": "If your company might use {limit:count} cards at once, it would start now.",
+    "change-limit-theirs": "If the company might use {limit:count} cards at once, it would start now.",
+    "change-room": "With {gpus:count} more free cards it and all before it would start now.",
+    "change-room-and-limit": "With {gpus:count} more free cards and a limit of {limit:count} cards it and all before "
+    "it would start now.",
+    "change-allocation": "If the allocation lasted until {at:time}, it would start now.",
+    "change-hours": "With {needed:hours} GPU-hours it would start now.",
+    # … as others may know it
+    "others-limit": "Its company is at its limit.",
+    "others-cards": "Too few cards are free together.",
+    "others-ahead": "Others go first.",
+    "others-fixed": "A confirmed booking comes too soon for it.",
+    "others-maintenance": "The pool is in maintenance.",
+    "others-later": "It was asked to start later.",
+    "others-allocation": "Its allocation does not carry it now.",
+    "others-too-large": "It asks for more cards than are in service.",
+    # the order in force in a pool
+    "order-fifo": "First asked, first served.",
+    "order-sjf": "The shortest bookings go first.",
+    "order-saf": "The smallest bookings go first, by cards × hours.",
+    "order-fair-tree": "Whoever has used least of its share of late goes first, then who asked first.",
+    "order-small-first": "Small bookings go first; a company that used more than its share counts as bigger, one far "
+    "below its share gets its next booking in first, and what has waited {hours:count} hours goes to the front, on at "
+    "most {percent:count}% of the cards.",
     # pools
     "tariff-needs-future": "A price can only change from {first:day} on; earlier days are already charged.",
     "tariff-day-taken": "There is already a price from {day:day} on.",

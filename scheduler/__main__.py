@@ -1,4 +1,4 @@
-"""python -m scheduler [--once] | simulate TRACE … | demo-city
+"""python -m scheduler [--once] | simulate TRACE … | replay TRACE … | demo-city
 
 Without arguments: wait to be the active scheduler of this database, then work until SIGTERM. Exit codes: 0 after an
 orderly stop, 1 when something was left undone, 2 for what the person who starts it can mend, 70 when cycles stopped
@@ -45,12 +45,15 @@ class CannotStart(Exception):
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m scheduler",
-        epilog="`simulate --help` says how to run a trace in virtual time; `demo-city` fills an empty database.",
+        epilog="`simulate --help` says how to run a trace in virtual time, `replay --help` how to run it through the "
+        "planner alone; `demo-city` fills an empty database.",
     )
     parser.add_argument("--once", action="store_true", help="do what is due now, then end")
     try:
         if argv[:1] == ["simulate"]:
             return _simulate(argv[1:])
+        if argv[:1] == ["replay"]:
+            return _replay(argv[1:])
         if argv[:1] == ["demo-city"]:
             return _demo_city(load_settings())
         return _run(load_settings(), once=parser.parse_args(argv).once)
@@ -67,6 +70,14 @@ def _simulate(argv: Sequence[str]) -> int:
     simulate = importlib.import_module("scheduler.simulate")
     _look_for_garbage_less_often()
     return int(simulate.main(list(argv), policy=policy))
+
+
+def _replay(argv: Sequence[str]) -> int:
+    """The planner alone: no database, and none of the settings but where the policy file is."""
+    policy = load_policy(load_settings().policy_file)
+    replay = importlib.import_module("scheduler.replay")
+    _look_for_garbage_less_often()
+    return int(replay.main(list(argv), policy=policy))
 
 
 def _demo_city(settings: Settings) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -13,11 +13,14 @@ from sqlalchemy.orm import Session
 
 from compute_portal import clock
 from compute_portal.db import Database
-from compute_portal.policy import Policy
+from compute_portal.policy import Policy, QueuePolicy
 from scheduler.access_hook import AccessHook
 from scheduler.engines import Engine, LeaseState
 from scheduler.engines.embedded import EmbeddedEngine
 from scheduler.leader import Leader
+from scheduler.planning.forecast import Ranges, RunTimes
+from scheduler.planning.planner import Snapshot
+from scheduler.planning.rules import Rules
 from scheduler.post import Post
 
 T = TypeVar("T")
@@ -30,6 +33,36 @@ OUT_OF_REACH = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutEr
 
 class PassFailed(Exception):
     """Parts of a pass failed and the others went on. The text goes into the run's row."""
+
+
+@dataclass
+class Ahead:
+    """What looking ahead remembers, and what the cycle leaves for it. All of it may be lost."""
+
+    snapshots: dict[int, Snapshot] = field(default_factory=dict)  # by pool
+    known: dict[int, frozenset[int]] = field(default_factory=dict)  # bookings that have a range, by pool
+    next_at: int = 0  # Unix seconds
+    rest_until: int = 0
+    times: RunTimes = field(default_factory=RunTimes)
+    ranges: dict[int, Ranges] = field(default_factory=dict)  # by pool
+    learnt_at: int | None = None
+
+    def is_due(self, now: int, waiting: Mapping[int, Iterable[int]], every_seconds: int) -> bool:
+        """Every so often, and when something waits (ids by pool) that has no range yet; never while it rests."""
+        if now < self.rest_until <= now + every_seconds:
+            return False  # a clock that was set back must not keep it resting
+        news = any(not self.known.get(pool_id, frozenset()).issuperset(ids) for pool_id, ids in waiting.items())
+        return news or not now < self.next_at <= now + every_seconds
+
+    def leave(self, snapshots: Mapping[int, Snapshot], now: int, every_seconds: int) -> None:
+        self.snapshots, self.next_at = dict(snapshots), now + every_seconds
+
+    def take(self) -> dict[int, Snapshot]:
+        taken, self.snapshots = self.snapshots, {}
+        return taken
+
+    def rest(self, now: int, seconds: float) -> None:
+        self.rest_until = now + round(seconds)
 
 
 @dataclass
@@ -48,6 +81,8 @@ class Context:
     applied: set[tuple[str, LeaseState]] = field(default_factory=set)
     tries: dict[str, int] = field(default_factory=dict)
     drafts: set[tuple[int, str]] = field(default_factory=set)  # enterprise and month that have a statement
+    round_seconds: float = 0.0  # what the last round took
+    ahead: Ahead = field(default_factory=Ahead)
 
     def transact(self, work: Callable[[Session], T]) -> T:
         return self.leader.transaction(work)
@@ -67,7 +102,7 @@ def open_context(
     alive: Callable[[], None] = lambda: None,
 ) -> Context:
     """A context with the embedded engine; the leader has been taken."""
-    engine = EmbeddedEngine(database, leader, policy.queue.half_life_days)
+    engine = EmbeddedEngine(database, leader, rules_of(policy.queue))
     return Context(database, leader, engine, policy, access, post, alive)
 
 
@@ -77,6 +112,22 @@ def simulation(database: Database, policy: Policy) -> Context:
     if not leader.take(clock.now()):
         raise RuntimeError("a scheduler is active on this database")
     return open_context(database, leader, policy)
+
+
+def rules_of(queue: QueuePolicy) -> Rules:
+    """The policy's numbers as planning knows them."""
+    return Rules(
+        order=queue.order,
+        backfill=queue.backfill,
+        half_life_seconds=round(queue.usage_half_life_days * 86_400),
+        overuse_power=queue.overuse_power,
+        overuse_least=queue.overuse_least,
+        fair_heads=queue.fair_heads,
+        fair_below=queue.fair_below,
+        promise_seconds=round(queue.promise_hours * 3_600),
+        promise_share=queue.promise_share,
+        promise_reservations=queue.promise_reservations,
+    )
 
 
 def in_batches(

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -87,11 +88,14 @@ class _Work:
 
 def run(context: Context, now: dt.datetime) -> Result:
     """Raises when the database or the engine is out of reach; the next round then finds what was left."""
+    began = time.monotonic()
     try:
         return _run(context, now)
     except BaseException:
         context.observed_at = None  # what the engine did may not be written: look at everything again
         raise
+    finally:
+        context.round_seconds = time.monotonic() - began
 
 
 def _run(context: Context, now: dt.datetime) -> Result:
@@ -406,10 +410,18 @@ def _only_logged(item: int, error: Exception) -> None:
 
 
 def write_standings(context: Context, now: dt.datetime) -> int:
-    """Places, reasons and expected starts of everything that waits; only what changed. Returns how many rows."""
+    """Places and reasons of everything that waits; only what changed. Returns how many rows.
+
+    And a copy for looking ahead (see `forecasting`), unless rounds take longer than they should.
+    """
     changed = 0
-    for pool_id, places in context.engine.standings(now).items():
+    standings = context.engine.standings(now)
+    for pool_id, places in standings.items():
         changed += _write_standings(context, pool_id, places, now)
+    queue, second = context.policy.queue, int(now.timestamp())
+    waiting = {id: [place.booking_id for place in places if place.place] for id, places in standings.items()}
+    if context.round_seconds <= queue.cycle_seconds and context.ahead.is_due(second, waiting, queue.forecast_seconds):
+        context.ahead.leave(context.engine.snapshots(now), second, queue.forecast_seconds)
     return changed
 
 
@@ -422,7 +434,7 @@ def sync(context: Context, now: dt.datetime) -> None:
     """Tell the engine our policy, and write down what it can do: forms read that on the pool."""
     with phase("sync"):
         with context.database.read_only() as session:
-            policy = _read_policy(session, now)
+            policy = read_policy(session, now)
             pools_now = session.execute(sa.select(Pool.id, Pool.booking_unit, Pool.takes_scripts)).all()
         context.engine.sync(policy)
         can = context.engine.capabilities
@@ -440,7 +452,7 @@ def _write_capabilities(context: Context, pool_id: int, unit: BookingUnit) -> No
     context.transact(work)
 
 
-def _read_policy(session: Session, now: dt.datetime) -> EnginePolicy:
+def read_policy(session: Session, now: dt.datetime) -> EnginePolicy:
     shares = session.execute(
         sa.select(
             Allocation.pool_id, Allocation.programme_id, Programme.shares, Allocation.enterprise_id,

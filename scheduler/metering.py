@@ -233,7 +233,7 @@ def _meter(
             enterprise_id,
             list(chain.from_iterable(found for _one, found in some)),
             whole=frozenset(one.attempt_id for one, _found in some if one.whole),
-            half_life_days=context.policy.queue.half_life_days,
+            half_life_days=context.policy.queue.usage_half_life_days,
             now=now,
         )
 

@@ -36,7 +36,7 @@ from compute_portal.pools import service as pools
 from compute_portal.pools.models import Instruction
 from compute_portal.pools.states import InstructionState, InstructionVerb
 from compute_portal.sentences import Sentence
-from scheduler import alerts, changes, claiming, cycle, mail, metering, metrics, month_end, reviews
+from scheduler import alerts, changes, claiming, cycle, forecasting, mail, metering, metrics, month_end, reviews
 from scheduler.context import Context, PassFailed
 from scheduler.duties import close_allocations, close_months, keep_retention, keep_terms, lapse_undecided
 from scheduler.leader import LostLeadership
@@ -50,8 +50,9 @@ MAIL_SECONDS = 15
 STATEMENTS_SECONDS = 15
 RETRY_SECONDS = 10
 ASKED = (InstructionState.WAITING, InstructionState.CLAIMED)
-# Four threads: neither a long pass over the books, a slow mail server nor a thousand PDFs keep a booking from starting.
-CYCLE, BOOKS, MAIL, FILES = "cycle", "books", "mail", "files"
+# Five threads: neither a long pass over the books, a slow mail server, a thousand PDFs nor a look ahead over a long
+# queue keep a booking from starting.
+CYCLE, BOOKS, MAIL, FILES, AHEAD = "cycle", "books", "mail", "files", "ahead"
 
 
 class When(Protocol):
@@ -120,6 +121,8 @@ def entries(policy: Policy) -> tuple[Entry, ...]:
             "cycle", Every(queue.cycle_seconds), cycle.run, N_("hand over, place, grant, end"), CYCLE, recorded=False
         ),
         Entry("standings", Every(queue.standings_seconds), cycle.write_standings, N_("places and reasons"), CYCLE),
+        Entry("forecasts", Every(queue.standings_seconds), forecasting.run, N_("when what waits will start"), AHEAD),
+        Entry("queue-days", Daily(0, 20), forecasting.keep_days, N_("how yesterday's queues served whom")),
         Entry("sync", Every(60), cycle.sync, N_("make the cluster's policy equal to ours"), CYCLE),
         Entry("changes", Every(60), changes.run, N_("no-shows, wait-list, hours given back, lost runs, warnings")),
         Entry("metering", Every(books.pass_seconds), metering.run, N_("meter, charge, settle, open draft statements")),
@@ -274,14 +277,16 @@ class Timetable:
 
     def __init__(self, context: Context, timetable: Sequence[Entry], stopping: threading.Event | None = None) -> None:
         # Only the cycle may tell the watchdog that it lives: a busy pass over the books would hide that it does not.
-        self._contexts = {CYCLE: context} | {name: replace(context, alive=_nothing) for name in (BOOKS, MAIL, FILES)}
+        self._contexts = {CYCLE: context} | {
+            name: replace(context, alive=_nothing) for name in (BOOKS, MAIL, FILES, AHEAD)
+        }
         self._entries = timetable
         self._lost: LostLeadership | None = None
         self._stopping = stopping or threading.Event()
         self._over = threading.Event()
         self._scheduler = BlockingScheduler(
             jobstores={"default": MemoryJobStore()},
-            executors={name: ThreadPoolExecutor(1) for name in (CYCLE, BOOKS, MAIL, FILES)},
+            executors={name: ThreadPoolExecutor(1) for name in (CYCLE, BOOKS, MAIL, FILES, AHEAD)},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
             timezone=clock.SHANGHAI,
         )

@@ -9,11 +9,15 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 COLUMNS = ("job_id", "submit_s", "gpus", "runtime_s", "walltime_request_s", "enterprise", "user")
 LARGEST = 2**31
+INSTANTS = ("submit_s", "announce_s")
+DECIMAL = re.compile(r"\d+\.\d*")
 
 
 class TraceError(Exception):
@@ -67,6 +71,50 @@ def read(path: Path) -> tuple[list[Job], list[BadRow]]:
     return jobs, bad
 
 
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """A fixed booking: confirmed at `announce`, its hours [start, end)."""
+
+    line: int
+    id: str
+    announce: int
+    start: int
+    end: int
+    gpus: int
+
+
+BOOKING_COLUMNS = ("booking_id", "announce_s", "start_s", "end_s", "gpus")
+
+
+def read_bookings(path: Path) -> list[Booked]:
+    """booking_id,announce_s,start_s,end_s,gpus per line, by announcement. Raises TraceError with the line."""
+    found: list[Booked] = []
+    seen: set[str] = set()
+    try:
+        with _open(path) as file:
+            rows = csv.DictReader(file)
+            missing = [name for name in BOOKING_COLUMNS if name not in (rows.fieldnames or [])]
+            if missing:
+                raise TraceError(f"{path}: line 1: missing column {', '.join(missing)}")
+            for row in rows:
+                line, id = rows.line_num, (row["booking_id"] or "").strip()
+                numbers = {name: _whole(name, row[name]) for name in BOOKING_COLUMNS[1:]}
+                wrong = next((number for number in numbers.values() if isinstance(number, str)), None)
+                if wrong is not None:
+                    raise TraceError(f"{path}: line {line}: {wrong}")
+                announce, start, end, gpus = (int(number) for number in numbers.values())
+                if not id or id in seen:
+                    raise TraceError(f"{path}: line {line}: booking_id is {'empty' if not id else 'there twice'}")
+                if not announce <= start < end or not gpus:
+                    raise TraceError(f"{path}: line {line}: expected announce_s <= start_s < end_s and gpus above 0")
+                seen.add(id)
+                found.append(Booked(line, id, announce, start, end, gpus))
+    except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise TraceError(f"{path}: {reason}") from None
+    return sorted(found, key=lambda one: (one.announce, one.line))
+
+
 def read_shares(path: Path) -> dict[str, int]:
     """enterprise,share per line. Raises TraceError with the line."""
     shares: dict[str, int] = {}
@@ -90,16 +138,27 @@ def _open(path: Path) -> io.TextIOWrapper:
     return path.open(newline="", encoding="utf-8")
 
 
+def _whole(name: str, text: str | None) -> int | str:
+    """The number, or why it is none. An instant between two seconds counts as the later one."""
+    text = (text or "").strip()
+    try:
+        number = int(text)
+    except ValueError:
+        if name not in INSTANTS or not DECIMAL.fullmatch(text):
+            return f"{name} is not a whole number"
+        number = math.ceil(float(text))
+    if not 0 <= number < LARGEST:
+        return f"{name} is out of range"
+    return number
+
+
 def _job(line: int, row: dict[str, str | None]) -> Job | BadRow:
     numbers: dict[str, int] = {}
     for name in ("submit_s", "gpus", "runtime_s", "walltime_request_s"):
-        text = (row[name] or "").strip()
-        try:
-            numbers[name] = int(text)
-        except ValueError:
-            return BadRow(line, f"{name} is not a whole number")
-        if not 0 <= numbers[name] < LARGEST:
-            return BadRow(line, f"{name} is out of range")
+        number = _whole(name, row[name])
+        if isinstance(number, str):
+            return BadRow(line, number)
+        numbers[name] = number
     if not numbers["gpus"]:
         return BadRow(line, "gpus is 0")
     if not numbers["walltime_request_s"]:

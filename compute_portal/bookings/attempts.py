@@ -649,18 +649,21 @@ def settle(session: Session, booking_ids: Sequence[int], *, now: dt.datetime) ->
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a waiting booking stands, as the cycle saw it."""
+    """Where a waiting booking stands, as the cycle saw it, and the one change that would start it."""
 
     booking_id: int
     pool_id: int
     place: int | None
     waiting: int | None
     reason: Sentence
-    expected_at: dt.datetime | None
+    change: Sentence | None = None
 
 
 def write_standings(session: Session, places: Sequence[Place], *, pool_id: int, now: dt.datetime) -> int:
-    """Keep what is unchanged, write what is new or other, drop who no longer waits. Returns how many rows changed."""
+    """Keep what is unchanged, write what is new or other, drop who no longer waits. Returns how many rows changed.
+
+    When it will start is another's to tell: see `estimates`.
+    """
     before = {row.booking_id: row for row in session.scalars(sa.select(Standing).where(Standing.pool_id == pool_id))}
     new, changed = [], 0
     for place in places:
@@ -669,7 +672,7 @@ def write_standings(session: Session, places: Sequence[Place], *, pool_id: int, 
             "place": place.place,
             "waiting": place.waiting,
             "reason": place.reason.to_json(),
-            "expected_at": place.expected_at,
+            "change": None if place.change is None else place.change.to_json(),
         }
         if row is None:
             new.append({"booking_id": place.booking_id, "pool_id": pool_id, "at": now, **values})

@@ -136,7 +136,11 @@ class BookingPrice(Base):
 
 
 class Standing(Base):
-    """A waiting booking's place and reason after the last cycle that looked: one truth, written by the scheduler."""
+    """A waiting booking's place and reason after the last cycle that looked: one truth, written by the scheduler.
+
+    `change` is the one thing that would start it. Its start is expected between `p10_at` and `p90_at`, half of the time
+    before `expected_at`: the newest of its estimates.
+    """
 
     __tablename__ = "standings"
     booking_id: Mapped[int] = mapped_column(sa.ForeignKey("bookings.id"), primary_key=True)
@@ -144,8 +148,79 @@ class Standing(Base):
     place: Mapped[int | None]
     waiting: Mapped[int | None]  # how many wait in this pool
     reason: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    change: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
+    p10_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
     expected_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    p90_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
     at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+
+
+class Estimate(Base):
+    """A start range as it was shown, and what came of it. All seconds count from `made_at`.
+
+    `expected_seconds` is the look ahead that the range was made of. When the booking has started `waited_seconds` says
+    how long it took; `closed_at` alone says that it never started.
+    """
+
+    __tablename__ = "estimates"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    booking_id: Mapped[int] = mapped_column(sa.ForeignKey("bookings.id"))
+    pool_id: Mapped[int] = mapped_column(sa.ForeignKey("pools.id"))
+    made_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    place: Mapped[int]
+    waiting: Mapped[int]
+    expected_seconds: Mapped[int] = mapped_column(sa.BigInteger)
+    p10_seconds: Mapped[int] = mapped_column(sa.BigInteger)
+    p50_seconds: Mapped[int] = mapped_column(sa.BigInteger)
+    p90_seconds: Mapped[int] = mapped_column(sa.BigInteger)
+    waited_seconds: Mapped[int | None] = mapped_column(sa.BigInteger)
+    closed_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    __table_args__ = (
+        sa.CheckConstraint(
+            "0 <= p10_seconds AND p10_seconds <= p50_seconds AND p50_seconds <= p90_seconds", name="order"
+        ),
+        sa.CheckConstraint("waited_seconds IS NULL OR closed_at IS NOT NULL", name="closed"),
+        sa.Index("ix_estimates_booking_id_id", "booking_id", "id"),
+        sa.Index("ix_estimates_pool_id_id", "pool_id", "id"),
+        sa.Index("ix_estimates_made_at", "made_at"),
+        sa.Index(
+            "ix_estimates_open", "booking_id",
+            sqlite_where=sa.text("closed_at IS NULL"), postgresql_where=sa.text("closed_at IS NULL"),
+        ),
+    )  # fmt: skip
+
+
+class QueuePicture(Base):
+    """A pool's queue as the last look ahead saw it: when somebody who asks now would start, and how good looks were.
+
+    `starts` is {"gpus": [...], "hours": [...], "seconds": [[[p10, p50, p90], …], …]}, a row for each number of GPUs.
+    Of the last `ranges` ranges that came true or not `held` held. `overdue_full_since`: since when bookings that waited
+    too long have filled the part of the pool that is kept for them, without a break.
+    """
+
+    __tablename__ = "queue_pictures"
+    pool_id: Mapped[int] = mapped_column(sa.ForeignKey("pools.id"), primary_key=True)
+    at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    starts: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    ranges: Mapped[int]
+    held: Mapped[int]
+    overdue_full_since: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+
+
+class QueueDay(Base):
+    """What a day (Shanghai) was like in a pool's queue. `shares`: {enterprise id: [GPU-seconds got, entitled to]}.
+
+    Without `deviation_permille` nobody had to share: all who asked could have had everything.
+    """
+
+    __tablename__ = "queue_days"
+    pool_id: Mapped[int] = mapped_column(sa.ForeignKey("pools.id"), primary_key=True)
+    on: Mapped[dt.date] = mapped_column(primary_key=True)
+    started: Mapped[int]
+    waited_seconds: Mapped[int] = mapped_column(sa.BigInteger)
+    longest_seconds: Mapped[int] = mapped_column(sa.BigInteger)
+    deviation_permille: Mapped[int | None]
+    shares: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
 
 
 class Extension(Base):

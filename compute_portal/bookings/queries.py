@@ -23,7 +23,7 @@ from ..pools.states import InstructionVerb
 from ..programmes.models import Programme
 from ..sentences import NotFound
 from . import prices
-from .models import Attempt, Booking, Standing, Waiter
+from .models import Attempt, Booking, QueuePicture, Standing, Waiter
 from .states import NOT_STARTED, ON_THE_CLUSTER, BookingState, WaiterState
 
 PAGE = 25
@@ -105,6 +105,7 @@ class Whole:
     allocation: Allocation
     programme: Programme
     tariff: Tariff | None
+    picture: QueuePicture | None
 
     @property
     def gpu_seconds(self) -> int:
@@ -121,13 +122,14 @@ class Whole:
 
 def get_whole(session: Session, booking_id: int, by: Actor) -> Whole:
     row = session.execute(
-        sa.select(Booking, Pool, Enterprise, Standing, Allocation, Programme, Tariff)
+        sa.select(Booking, Pool, Enterprise, Standing, Allocation, Programme, Tariff, QueuePicture)
         .join(Pool, Pool.id == Booking.pool_id)
         .join(Enterprise, Enterprise.id == Booking.enterprise_id)
         .outerjoin(Standing, Standing.booking_id == Booking.id)
         .join(Allocation, Allocation.id == Booking.allocation_id)
         .join(Programme, Programme.id == Allocation.programme_id)
         .outerjoin(Tariff, Tariff.id == Booking.tariff_id)
+        .outerjoin(QueuePicture, QueuePicture.pool_id == Booking.pool_id)
         .where(Booking.id == booking_id)
     ).one_or_none()
     if row is None:

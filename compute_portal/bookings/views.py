@@ -13,6 +13,7 @@ from werkzeug.datastructures import MultiDict
 
 from .. import clock, units
 from ..access import Permission
+from ..enterprises.states import SizeClass
 from ..forms import a_form_key, show
 from ..guard import actor, allows, language, now, one_time, portal, read, signed_in, tell
 from ..language import N_, gettext, hours
@@ -22,6 +23,7 @@ from ..pools import queries as pool_queries
 from ..sentences import Refusal, Sentence
 from ..signin import queries as people
 from . import extending, fees, queries, service, waiting
+from . import queue as queues
 from .forms import FORMS, PROPOSED_SECONDS, BookingForm, DeclineForm, ExtendForm, FixedForm, TakeForm, propose
 from .models import Booking
 from .queries import Choice
@@ -52,6 +54,7 @@ def index() -> ResponseReturnValue:
         tab=tab,
         page=page,
         rows=rows,
+        told=lambda reason, enterprise_id: queues.told(reason, enterprise_id, by),
         next_step=_next_step() if not rows and by.may(Permission.BOOKING_SUBMIT) else None,
     )
 
@@ -180,12 +183,21 @@ def _form_page(
         chosen=chosen,
         terms=_terms(asked),
         wait=asked is not None and _is_full(form, instead),
+        expected=_expected(chosen, asked) if quote is not None else None,
         asked=asked,
         quote=quote,
         instead=instead,
         not_booked_yet=not_booked_yet,
         policy=portal().policy.bookings,
     )
+
+
+def _expected(chosen: Choice, asked: BookingRequest | None) -> queues.Range | None:
+    """When a flexible booking would probably start; one that shall start later is not asked about."""
+    if asked is None or asked.kind is not BookingKind.FLEXIBLE or (asked.not_before_at or now()) > now():
+        return None
+    _pool, picture = queues.get_queue(read(), chosen.pool.id)
+    return queues.expected(picture, asked.gpus, asked.seconds)
 
 
 def _is_full(form: BookingForm, instead: Sentence | None) -> bool:
@@ -199,6 +211,39 @@ def _terms(asked: BookingRequest | None) -> list[fees.Term]:
     if asked is None or asked.starts_at is None:
         return []
     return fees.cancel_terms(asked.starts_at, portal().policy.bookings)
+
+
+# -- the queue of a pool
+
+COMPANIES: dict[SizeClass, str] = {
+    SizeClass.MICRO: N_("A micro company"),
+    SizeClass.SMALL: N_("A small company"),
+    SizeClass.MEDIUM: N_("A medium company"),
+    SizeClass.LARGE: N_("A large company"),
+}
+
+
+@blueprint.get("/pools/<int:pool_id>/queue")
+@allows(Permission.POOL_VIEW)
+def queue(pool_id: int) -> ResponseReturnValue:
+    by = actor()
+    pool, picture = queues.get_queue(read(), pool_id)
+    length = queues.length(read(), pool_id, by)
+    page = page_of(length.waiting)
+    month = queues.month(read(), pool_id, clock.day_of(now()))
+    return render_template(
+        "bookings/queue.html",
+        pool=pool,
+        picture=picture,
+        order=queues.order(portal().policy.queue),
+        length=length,
+        page=page,
+        rows=queues.list_waiting(read(), pool_id, by, offset=page.offset, limit=page.size) if length.waiting else [],
+        companies=COMPANIES,
+        month=month,
+        worst=queues.find_enterprise(read(), month.worst_enterprise_id),
+        overloaded=by.may(Permission.QUEUE_VIEW) and queues.is_overloaded(picture, now()),
+    )
 
 
 # -- one booking
@@ -226,6 +271,10 @@ def _page(booking_id: int, form: DeclineForm) -> ResponseReturnValue:
         attempts=queries.list_attempts(read(), booking_id) if booking.tries else [],
         places=queries.places,
         history=history,
+        picture=whole.picture,
+        why=None if whole.standing is None else queues.told(whole.standing.reason, booking.enterprise_id, by),
+        change=queues.find_change(whole.standing, booking, by),
+        moves=queues.moves(read(), booking_id) if whole.standing is not None else [],
         names=people.names_of(read(), [booking.submitted_by, *(entry.by_id for entry in history)]),
         stop=queries.find_stop(read(), booking_id) if booking.state in ON_THE_CLUSTER else None,
         keys=people.list_keys(read(), signed_in().user_id) if mine else [],

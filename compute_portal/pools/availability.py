@@ -21,7 +21,7 @@ size; it can only fall when the window grows or something is occupied.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -74,6 +74,15 @@ class Hours(NamedTuple):
     free: Ints
     booked: Ints
     closed: Ints
+
+
+class Board(NamedTuple):
+    """A pool at an instant, nodes by index: each GPU that is held with when it is given back, and what comes later."""
+
+    ids: list[int]
+    gpus: list[int]  # of each node
+    held: list[tuple[int, int, int]]  # (end, node, mask), ascending; no GPU twice
+    booked: list[tuple[int, int, int, int]]  # (start, end, node, mask)
 
 
 class _Rows(NamedTuple):
@@ -307,6 +316,27 @@ class Availability:
             found.append(start)
         return found
 
+    def board(self, now: int) -> Board:
+        """What a round of planning plays on; see Board."""
+        rows = self._merged()
+        live = (rows.mask != 0) & (rows.ends > now)
+        here, later = live & (rows.starts <= now), live & (rows.starts > now)
+        held: list[tuple[int, int, int]] = []
+        seen = [0] * len(self._ids)
+        # A GPU that two rows hold, such as one on a node that is closed while something runs, is held until the last.
+        order = np.argsort(-rows.ends[here], kind="stable")
+        for end, node, mask in zip(
+            rows.ends[here][order].tolist(), rows.node[here][order].tolist(), rows.mask[here][order].tolist(),
+            strict=True,
+        ):  # fmt: skip
+            if mask & ~seen[node]:
+                held.append((end, node, mask & ~seen[node]))
+                seen[node] |= mask
+        held.reverse()
+        columns = (column[later].tolist() for column in (rows.starts, rows.ends, rows.node, rows.mask))
+        gpus = np.bitwise_count(self._full).tolist()
+        return Board(self._ids, gpus, held, list(zip(*columns, strict=True)))
+
     # -- counting -----------------------------------------------------------------------------------------------------
 
     def free_by_hour(self, first_hour: int, hours: int) -> Ints:
@@ -355,6 +385,10 @@ class Availability:
         rows = self._merged()
         starts: list[int] = np.unique(rows.starts[rows.fixed & (rows.starts > start) & (rows.starts < end)]).tolist()
         return starts
+
+    def starts_after(self, instant: int) -> list[int]:
+        """When something begins to take GPUs later than this, ascending."""
+        return self._starts[bisect_right(self._starts, instant) :]
 
     def next_end(self, after: int) -> int | None:
         """When the first of what takes GPUs comes to its end; None when nothing does."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from compute_portal.bookings.attempts import HandOver, Place
 from compute_portal.pools.states import BookingUnit
 from compute_portal.sentences import Sentence
+from scheduler.planning.planner import Snapshot
 
 
 class LeaseState(enum.StrEnum):
@@ -116,6 +117,9 @@ class Engine(Protocol):
 
     def standings(self, now: dt.datetime) -> dict[int, list[Place]]:
         """Per pool, where everything that waits stands and why."""
+
+    def snapshots(self, now: dt.datetime) -> dict[int, Snapshot]:
+        """Copies of what it plans with, by pool, for looking ahead; none where it does not plan by itself."""
 
     def set_node(self, node_id: int, in_service: bool) -> None:
         """Take a node out of service, so that it finishes what runs and gets nothing new; or put it back."""

@@ -10,6 +10,7 @@ executes anything that a user typed.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,7 +41,9 @@ from compute_portal.sentences import Sentence
 from scheduler.engines import Capabilities, EnginePolicy, LeaseState, Observation
 from scheduler.planning import planner
 from scheduler.planning.fairshare import Leaf
-from scheduler.planning.planner import Snapshot, Start, Waiting
+from scheduler.planning.planner import Running, Snapshot, Start, Waiting
+from scheduler.planning.reasons import said
+from scheduler.planning.rules import Rules
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -170,11 +173,16 @@ class Fence(Protocol):
 @dataclass(slots=True)
 class _Placed:
     key: str
+    booking_id: int
     enterprise_id: int
+    allocation_id: int
     gpus: int
+    fixed: bool
+    submitted_at: dt.datetime
     placed_at: dt.datetime
     until_at: dt.datetime
     nodes: list[dict[str, Any]]  # [{"node": name, "gpus": [0, 1]}]
+    promised: bool = False  # it started at the front because it was overdue
 
 
 @dataclass(slots=True)
@@ -186,7 +194,9 @@ class _Fixed:
     starts_at: dt.datetime
     ends_at: dt.datetime
     enterprise_id: int
+    allocation_id: int
     gpus: int
+    submitted_at: dt.datetime
     reason: Sentence | None
 
 
@@ -210,6 +220,10 @@ class _Queue:
     def put(self, placed: _Placed) -> None:
         self.placed[placed.key] = placed
         self.running[placed.enterprise_id] = self.running.get(placed.enterprise_id, 0) + placed.gpus
+
+    def promised_gpus(self) -> int:
+        """GPUs of what started at the front because it was overdue."""
+        return sum(one.gpus for one in self.placed.values() if one.promised)
 
     def __contains__(self, key: str) -> bool:
         return key in self.waiting or key in self.fixed or key in self.placed
@@ -258,10 +272,10 @@ class EmbeddedEngine:
 
     capabilities = Capabilities(frozenset({BookingUnit.GPU, BookingUnit.NODE}), takes_scripts=False)
 
-    def __init__(self, database: Database, fence: Fence, half_life_days: float) -> None:
+    def __init__(self, database: Database, fence: Fence, rules: Rules) -> None:
         self._database = database
         self._fence = fence
-        self._half_life_days = half_life_days
+        self._rules = rules
         self._memory: dict[int, _Queue] | None = None
         # What changed since an instant, so that a round that asks what it has just caused need not read it.
         self._news: list[tuple[dt.datetime, Observation]] = []
@@ -391,13 +405,14 @@ class EmbeddedEngine:
                     queue = queues.get(pool_id) or _Queue()
                     waiting = len(queue.waiting)
                     places[pool_id] = [
-                        Place(fixed.booking_id, pool_id, None, None, fixed.reason or Sentence("wait-access"), None)
+                        Place(fixed.booking_id, pool_id, None, None, fixed.reason or Sentence("wait-access"))
                         for fixed in queue.fixed.values()
                         if fixed.starts_at <= now
                     ]
                     if waiting:
                         seen = self._see(session, pool_id, queue, versions[pool_id], now)
-                        snapshot = _snapshot(queue, seen, now)
+                        snapshot = self._snapshot(queue, seen, now)
+                        snapshot.placed = [_running(placed, seen.ids) for placed in queue.placed.values()]
                         places[pool_id] += [
                             Place(
                                 standing.waiting.booking_id,
@@ -405,11 +420,31 @@ class EmbeddedEngine:
                                 standing.place,
                                 waiting,
                                 standing.reason,
-                                None if standing.expected_at is None else _instant(standing.expected_at),
+                                None
+                                if standing.change is None
+                                else said(standing.change, standing.waiting, snapshot.availability.node_size),
                             )
                             for standing in planner.plan(snapshot).standings
                         ]
             return places
+
+    def snapshots(self, now: dt.datetime) -> dict[int, Snapshot]:
+        with self._remembering() as queues, self._database.look() as session:
+            found = {}
+            for pool_id, version in _pairs(session, VERSIONS).items():
+                queue = queues.setdefault(pool_id, _Queue())
+                seen = self._see(session, pool_id, queue, version, now)
+                snapshot = self._snapshot(queue, seen, now)
+                found[pool_id] = dataclasses.replace(
+                    snapshot,
+                    availability=seen.availability.copy(),
+                    leaves=list(seen.leaves),
+                    limits=dict(seen.limits),
+                    running=dict(queue.running),
+                    booked=dict(seen.booked),
+                    placed=[_running(placed, seen.ids) for placed in queue.placed.values()],
+                )
+            return found
 
     # -- flexible bookings --------------------------------------------------------------------------------------------
 
@@ -425,7 +460,7 @@ class EmbeddedEngine:
                 if not self._worth_planning(queue, version, now):
                     return dropped
                 seen = self._see(session, pool_id, queue, version, now)
-            decision = planner.plan(_snapshot(queue, seen, now), standings=False)
+            decision = planner.plan(self._snapshot(queue, seen, now), standings=False)
             if not decision.starts or self._apply(pool_id, queue, seen, decision.starts, now):
                 queue.planned_version, queue.changed = seen.version, False
                 second = int(now.timestamp())
@@ -485,10 +520,23 @@ class EmbeddedEngine:
         queue.settle()
         return seen
 
+    def _snapshot(self, queue: _Queue, seen: _Seen, now: dt.datetime) -> Snapshot:
+        return Snapshot(
+            now=int(now.timestamp()),
+            availability=seen.availability,
+            waiting=list(queue.waiting.values()),
+            leaves=seen.leaves,
+            limits=seen.limits,
+            running=queue.running,
+            booked=seen.booked,
+            rules=self._rules,
+            running_promised=queue.promised_gpus(),
+        )
+
     def _leaves(self, session: Reader, pool_id: int, queue: _Queue, now: dt.datetime) -> list[Leaf]:
         waiting = sorted({waiting.allocation_id for waiting in queue.waiting.values()})
         rows = session.execute(LEAVES, {"pool": pool_id, "waiting": waiting})
-        half_life = self._half_life_days * 86_400
+        half_life = self._rules.half_life_seconds
         return [
             Leaf(
                 programme_id,
@@ -541,10 +589,10 @@ class EmbeddedEngine:
                 self._drop(queue, start.waiting.key, now, None, now)
             return False
         for start in starts:
-            waiting = queue.waiting.pop(start.waiting.key)
+            queue.waiting.pop(start.waiting.key)
             nodes = _nodes(start.placement, seen.names)
             ends_at = _instant(start.ends_at)
-            self._put(queue, _Placed(waiting.key, waiting.enterprise_id, waiting.gpus, now, ends_at, nodes), now)
+            self._put(queue, _placed(start, now, nodes), now)
             seen.availability.occupy(start.placement, int(now.timestamp()), start.ends_at)
             seen.until_at = min(seen.until_at, ends_at)
         seen.version += 1
@@ -582,7 +630,14 @@ class EmbeddedEngine:
                 log.warning("fixed booking moved to other nodes", extra={"key": fixed.key, "nodes": nodes})
                 queue.forget()
             queue.drop(fixed.key)
-            self._put(queue, _Placed(fixed.key, fixed.enterprise_id, fixed.gpus, now, fixed.ends_at, nodes), now)
+            self._put(
+                queue,
+                _Placed(
+                    fixed.key, fixed.booking_id, fixed.enterprise_id, fixed.allocation_id, fixed.gpus, True,
+                    fixed.submitted_at, now, fixed.ends_at, nodes,
+                ),
+                now,
+            )  # fmt: skip
         return True
 
     def _put(self, queue: _Queue, placed: _Placed, now: dt.datetime) -> None:
@@ -665,14 +720,26 @@ class EmbeddedEngine:
                     queue.put(
                         _Placed(
                             lease.key,
+                            lease.booking_id,
                             lease.enterprise_id,
+                            lease.allocation_id,
                             lease.gpus,
+                            lease.fixed,
+                            lease.submitted_at,
                             lease.placed_at,
                             lease.until_at,
                             lease.nodes or [],
                         )
                     )
         return queues
+
+
+def _placed(start: Start, at: dt.datetime, nodes: list[dict[str, Any]]) -> _Placed:
+    waiting = start.waiting
+    return _Placed(
+        waiting.key, waiting.booking_id, waiting.enterprise_id, waiting.allocation_id, waiting.gpus, False,
+        _instant(waiting.submitted_at), at, _instant(start.ends_at), nodes, start.promised,
+    )  # fmt: skip
 
 
 class _NoRoom(Exception):
@@ -683,15 +750,19 @@ def _instant(second: int) -> dt.datetime:
     return dt.datetime.fromtimestamp(second, dt.UTC)
 
 
-def _snapshot(queue: _Queue, seen: _Seen, now: dt.datetime) -> Snapshot:
-    return Snapshot(
-        now=int(now.timestamp()),
-        availability=seen.availability,
-        waiting=list(queue.waiting.values()),
-        leaves=seen.leaves,
-        limits=seen.limits,
-        running=queue.running,
-        booked=seen.booked,
+def _running(placed: _Placed, ids: Mapping[str, int]) -> Running:
+    return Running(
+        key=placed.key,
+        booking_id=placed.booking_id,
+        gpus=placed.gpus,
+        enterprise_id=placed.enterprise_id,
+        allocation_id=placed.allocation_id,
+        submitted_at=int(placed.submitted_at.timestamp()),
+        started_at=int(placed.placed_at.timestamp()),
+        until_at=int(placed.until_at.timestamp()),
+        placement=_placement(placed, ids),
+        fixed=placed.fixed,
+        promised=placed.promised,
     )
 
 
@@ -715,8 +786,9 @@ def _queue_up(queue: _Queue, asked: HandOver | Lease, reason: Sentence | None) -
     if asked.fixed:
         assert asked.starts_at is not None and asked.ends_at is not None
         queue.fixed[asked.key] = _Fixed(
-            asked.key, asked.booking_id, asked.starts_at, asked.ends_at, asked.enterprise_id, asked.gpus, reason
-        )
+            asked.key, asked.booking_id, asked.starts_at, asked.ends_at, asked.enterprise_id, asked.allocation_id,
+            asked.gpus, asked.submitted_at, reason,
+        )  # fmt: skip
         return
     queue.waiting[asked.key] = Waiting(
         key=asked.key,

@@ -70,6 +70,37 @@ def rank(leaves: Sequence[Leaf]) -> dict[int, float]:
     return factors
 
 
+def shares_of(leaves: Sequence[Leaf]) -> dict[int, float]:
+    """Each enterprise's part of the pool: under each programme it stands under, its part of that programme's part."""
+    programmes = {leaf.programme_id: leaf.programme_shares for leaf in leaves}
+    enterprises = {(leaf.programme_id, leaf.enterprise_id): leaf.enterprise_shares for leaf in leaves}
+    all_programmes = sum(programmes.values())
+    in_programme: dict[int, float] = {}
+    for (programme_id, _enterprise_id), shares in enterprises.items():
+        in_programme[programme_id] = in_programme.get(programme_id, 0.0) + shares
+    parts: dict[int, float] = {}
+    for (programme_id, enterprise_id), shares in enterprises.items():
+        whole = all_programmes * in_programme[programme_id]
+        part = programmes[programme_id] * shares / whole if whole else 0.0
+        parts[enterprise_id] = parts.get(enterprise_id, 0.0) + part
+    return parts
+
+
+def overuse(leaves: Sequence[Leaf], least: float) -> dict[int, float]:
+    """Per enterprise (usage ÷ usage of all) ÷ share: 1 for who uses just its part, at least `least`.
+
+    Before anybody has used anything everyone is at 1; an enterprise without a share is infinitely above it.
+    """
+    shares = shares_of(leaves)
+    usage = dict.fromkeys(shares, 0.0)
+    for leaf in leaves:
+        usage[leaf.enterprise_id] += leaf.usage
+    used = sum(usage.values())
+    if not used:
+        return dict.fromkeys(shares, 1.0)
+    return {id: max(least, usage[id] / used / share) if share else math.inf for id, share in shares.items()}
+
+
 def decayed(usage: float, seconds: int, half_life_seconds: int) -> float:
     """What usage still counts after so many seconds: half of it after each half-life."""
     return usage * math.pow(0.5, seconds / half_life_seconds)

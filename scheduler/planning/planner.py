@@ -1,12 +1,8 @@
 """The planner: from what a cycle saw to who starts now, on which GPUs, and why the others wait. Pure.
 
-The simplest right one: fair-tree order, quotas, EASY backfill. The first booking that finds no GPUs is the head: it
-gets a reservation at the earliest instant at which it can be placed if everything runs as long as it may. A later one
-starts only if it can be placed for its longest run beside that reservation, so the head is never delayed. Confirmed
-fixed bookings and maintenance are rows in the snapshot's availability and are never overlapped.
-
-A booking that its enterprise's limit, its allocation or its own wish holds back is passed over without a reservation:
-GPUs kept for it would not help it.
+The round itself is `decide.decide`, which `replay` and forecasts run, too. Here stands what only the living pool has:
+limits, ends of allocations, hours left and wishes, which hold a booking back whatever GPUs are free. Such a booking is
+passed over without a reservation: GPUs kept for it would not help it.
 """
 
 from __future__ import annotations
@@ -14,34 +10,29 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import NamedTuple
 
-from compute_portal.pools.availability import FOREVER, HOUR, Availability, Placement
+from compute_portal.pools.availability import Availability, Placement
 from compute_portal.sentences import Sentence
-from scheduler.planning import quotas
-from scheduler.planning.fairshare import Leaf, rank
+from scheduler.planning import decide, quotas
+from scheduler.planning.board import NodeBoard
+from scheduler.planning.decide import Gate, Reserved
+from scheduler.planning.fairshare import Leaf
+from scheduler.planning.line import Line, Running, Waiting
+from scheduler.planning.reasons import NO_LIMIT, Change, Held, Reasons
+from scheduler.planning.rules import Rules
 
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A flexible booking that waits. Instants are Unix seconds; `seconds` is the longest run it asked for."""
-
-    key: str
-    booking_id: int
-    gpus: int
-    seconds: int
-    submitted_at: int
-    not_before: int  # 0 = as soon as possible
-    programme_id: int
-    enterprise_id: int
-    allocation_id: int
-    allocation_ends_at: int
-    gpu_seconds_left: int | None = None  # what its hold and allocation can still pay; None = enough for the whole run
-    turn: tuple[int, int] = field(init=False, repr=False, compare=False)  # first submitted, then lowest id
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "turn", (self.submitted_at, self.booking_id))
+__all__ = [
+    "Decision",
+    "Reserved",
+    "Running",
+    "Snapshot",
+    "Standing",
+    "Start",
+    "Waiting",
+    "held_back",
+    "in_order",
+    "plan",
+]
 
 
 @dataclass
@@ -56,6 +47,19 @@ class Snapshot:
     running: Mapping[int, int]  # enterprise → GPUs it runs now
     # enterprise → windows (start, end, gpus) of its fixed bookings that are still to come
     booked: Mapping[int, Sequence[tuple[int, int, int]]] = field(default_factory=dict)
+    rules: Rules = field(default_factory=Rules)
+    placed: Sequence[Running] = ()  # what runs: the promise counts it, forecasts play it to its end
+    running_promised: int | None = None  # what promised_gpus() says, for who knows it without `placed`
+
+    def line(self) -> Line:
+        last = (leaf.allocation_id for leaf in self.leaves if leaf.low_priority)
+        return Line(self.rules, self.waiting, last)
+
+    def promised_gpus(self) -> int:
+        """GPUs of what started at the front because it was overdue."""
+        if self.running_promised is not None:
+            return self.running_promised
+        return sum(one.gpus for one in self.placed if one.promised)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,105 +69,116 @@ class Start:
     waiting: Waiting
     placement: Placement
     ends_at: int
+    promised: bool = False  # at the front because it is overdue
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a booking stands after the cycle: `place` counts from 1 among those that still wait."""
+    """Where a booking stands after the cycle: `place` counts from 1 among those that still wait.
+
+    `change` is what would start it now: see `reasons`. `expected_at` is when its reservation begins, if it has one.
+    """
 
     waiting: Waiting
     place: int
     reason: Sentence
+    change: Change | None
     expected_at: int | None
 
 
 @dataclass
 class Decision:
+    """`reservations` are what this round keeps for those whom nobody behind them may delay."""
+
     starts: list[Start] = field(default_factory=list)
     standings: list[Standing] = field(default_factory=list)
+    reservations: list[Reserved] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reservation:
-    booking_id: int
-    starts_at: int
+class Limits(Gate):
+    """Everything besides GPUs that may hold a booking back, with what this round has started counted."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self.running = dict(snapshot.running)
+
+    def holds(self, waiting: Waiting, now: int) -> bool:
+        return held_back(waiting, self._snapshot, self.running, now) is not None
+
+    def started(self, waiting: Waiting) -> None:
+        self.running[waiting.enterprise_id] = self.running.get(waiting.enterprise_id, 0) + waiting.gpus
+
+    def ended(self, enterprise_id: int, gpus: int) -> None:
+        self.running[enterprise_id] -= gpus
 
 
 def plan(snapshot: Snapshot, standings: bool = True) -> Decision:
-    """Who starts now. With `standings` also place, reason and, for the head, expected start of everybody else.
+    """Who starts now. With `standings` also place, reason and, for who has a reservation, expected start of the others.
 
-    The same snapshot gives the same decision, and is not changed by it. Without `standings` the round stops as soon as
-    nothing that waits can fit any more.
+    The same snapshot gives the same decision, and is not changed by it.
     """
     now = snapshot.now
     if not snapshot.waiting:
         return Decision()
-    smallest = min(waiting.gpus for waiting in snapshot.waiting)
-    if not standings and snapshot.availability.largest_fit(now, now + 1) < smallest:
-        return Decision()
-
-    decision = Decision()
-    queue = in_order(snapshot)
-    taken = snapshot.availability.copy()  # what runs, what starts now, and the head's reservation
-    running = dict(snapshot.running)
-    head: _Reservation | None = None
-    hopeless = _Hopeless()
-    fit_for: dict[int, int] = {}  # longest run → largest fit in `taken`, until that changes
-
-    for waiting in queue:
-        if head is not None:
-            # Most of a long queue ends here. largest_fit is exact for every size, so nothing is tried in vain.
-            largest = fit_for.get(waiting.seconds)
-            if largest is None:
-                largest = fit_for[waiting.seconds] = taken.largest_fit(now, now + waiting.seconds)
-            if waiting.gpus > largest:
-                continue
-        if _held_back(waiting, snapshot, running) is not None:
-            continue
-        placement = taken.place(waiting.gpus, now, now + waiting.seconds)
-        if placement is not None:
-            ends_at = now + waiting.seconds
-            decision.starts.append(Start(waiting, placement, ends_at))
-            running[waiting.enterprise_id] = running.get(waiting.enterprise_id, 0) + waiting.gpus
-            taken.occupy(placement, now, ends_at)
-            if not standings and taken.largest_fit(now, now + 1) < smallest:
-                break
-            fit_for.clear()
-        elif head is None:
-            head = _reserve(waiting, taken, now, hopeless)
-
+    if not standings and snapshot.availability.largest_fit(now, now + 1) < min(one.gpus for one in snapshot.waiting):
+        return Decision()  # a full pool is not worth looking at
+    board = NodeBoard.of(snapshot.availability, now)
+    line = snapshot.line()
+    limits = Limits(snapshot)
+    decided = decide.decide(
+        now,
+        board,
+        line,
+        snapshot.rules,
+        lambda _now: snapshot.leaves,
+        snapshot.promised_gpus,
+        limits,
+        reservations=standings,
+    )
+    ids = board.ids
+    decision = Decision(
+        starts=[
+            Start(one, _named(placed, ids), now + one.seconds, one.booking_id in decided.promised)
+            for one, placed in decided.starts
+        ],
+        reservations=[Reserved(one.waiting, one.starts_at, _named(one.placement, ids)) for one in decided.reservations],
+    )
     if standings:
-        decision.standings = _standings(snapshot, decision.starts, queue, running, head)
+        decision.standings = _standings(snapshot, decision, line, limits)
     return decision
 
 
-def in_order(snapshot: Snapshot) -> list[Waiting]:
-    """Everybody who waits: most under-served allocation first, then first submitted, then lowest id.
+def in_order(snapshot: Snapshot, line: Line | None = None, limits: Gate = decide.OPEN) -> list[Waiting]:
+    """Everybody who waits, or everybody in `line`, in the order in which a round asks them."""
+    promised = _promised(snapshot)
+    return decide.in_order(
+        snapshot.now,
+        snapshot.line() if line is None else line,
+        snapshot.rules,
+        snapshot.leaves,
+        lambda _one: promised,
+        limits,
+    )
 
-    What waits on an overdrawn allocation comes last, in the same order: it is not stopped, it gives way.
 
-    Sorted within each factor only: next to nothing when the snapshot lists them by submission, as a query can.
+def _promised(snapshot: Snapshot) -> bool:
+    """Whether what is overdue comes first: as long as its part of the pool is not full."""
+    return snapshot.promised_gpus() < snapshot.rules.promise_share * snapshot.availability.capacity
+
+
+def _named(placement: Placement, ids: Sequence[int]) -> Placement:
+    return tuple((ids[node], mask) for node, mask in sorted(placement))
+
+
+def held_back(
+    waiting: Waiting, snapshot: Snapshot, running: Mapping[int, int], now: int | None = None
+) -> Sentence | None:
+    """Why this booking may not start now (or at `now`) whatever GPUs are free; None if only GPUs can hold it back.
+
+    `running` as in the snapshot, with what started since.
     """
-    factors = rank(snapshot.leaves)
-    last = {leaf.allocation_id for leaf in snapshot.leaves if leaf.low_priority}
-    groups: dict[int, list[Waiting]] = {}
-    for waiting in snapshot.waiting:
-        if (group := groups.get(waiting.allocation_id)) is None:
-            groups[waiting.allocation_id] = [waiting]
-        else:
-            group.append(waiting)
-    by_factor: dict[tuple[bool, float], list[Waiting]] = {}
-    for id, group in groups.items():
-        by_factor.setdefault((id not in last, factors[id]), []).extend(group)
-    queue: list[Waiting] = []
-    for factor in sorted(by_factor, reverse=True):
-        queue += sorted(by_factor[factor], key=attrgetter("turn"))
-    return queue
-
-
-def _held_back(waiting: Waiting, snapshot: Snapshot, running: Mapping[int, int]) -> Sentence | None:
-    """Why this booking may not start now whatever GPUs are free; None if only GPUs can hold it back."""
-    now, availability = snapshot.now, snapshot.availability
+    now = snapshot.now if now is None else now
+    availability = snapshot.availability
     if waiting.not_before > now:
         return Sentence("wait-not-before", at=_instant(waiting.not_before))
     if waiting.gpus > availability.empty_fit:
@@ -180,112 +195,44 @@ def _held_back(waiting: Waiting, snapshot: Snapshot, running: Mapping[int, int])
     )
 
 
-class _Hopeless:
-    """Bookings for which no start was found; what asks for as much or more need not be tried again.
-
-    Sound within one round, where the snapshot only fills up: a window that takes more GPUs takes fewer, and a
-    longer window contains a shorter one. (A number that a pool of whole nodes never gives is kept out.)
-    """
-
-    def __init__(self) -> None:
-        self._known: list[tuple[int, int, int]] = []
-
-    def covers(self, gpus: int, seconds: int, before: int) -> bool:
-        return any(g <= gpus and s <= seconds and b >= before for g, s, b in self._known)
-
-    def add(self, gpus: int, seconds: int, before: int) -> None:
-        self._known.append((gpus, seconds, before))
-
-
-def _reserve(waiting: Waiting, taken: Availability, now: int, hopeless: _Hopeless) -> _Reservation | None:
-    """Keep GPUs for the head at its earliest start by longest runs.
-
-    None when there is no such start, or none that still ends within its allocation: GPUs kept for it would lie idle
-    for nothing. Should others end early, it is still the first to be asked.
-    """
-    before = min(FOREVER, waiting.allocation_ends_at - waiting.seconds + 1)
-    if hopeless.covers(waiting.gpus, waiting.seconds, before):
-        return None
-    start = taken.earliest(waiting.gpus, waiting.seconds, after=now, before=before)
-    placement = None if start is None else taken.place(waiting.gpus, start, start + waiting.seconds)
-    if start is None or placement is None:
-        if taken.gives(waiting.gpus):
-            hopeless.add(waiting.gpus, waiting.seconds, before)
-        return None
-    taken.occupy(placement, start, start + waiting.seconds)
-    return _Reservation(waiting.booking_id, start)
-
-
-def _standings(
-    snapshot: Snapshot,
-    starts: Sequence[Start],
-    queue: Sequence[Waiting],
-    running: Mapping[int, int],
-    head: _Reservation | None,
-) -> list[Standing]:
+def _standings(snapshot: Snapshot, decision: Decision, line: Line, limits: Limits) -> list[Standing]:
     """Everybody who still waits, in order, with numbers as they are after the starts of this round."""
-    started = {start.waiting.booking_id for start in starts}
-    actual = snapshot.availability.copy()  # without the head's reservation: that one is "ahead", not missing GPUs
-    for start in starts:
-        actual.occupy(start.placement, snapshot.now, start.ends_at)
-    reasons = _CardReasons(snapshot.now, actual)
+    now = snapshot.now
+    actual = snapshot.availability.copy()  # without reservations: those are "ahead", not missing GPUs
+    for start in decision.starts:
+        actual.occupy(start.placement, now, start.ends_at)
+    strict = snapshot.rules.backfill == "none"
+    limited = [one for one in line if one.enterprise_id in snapshot.limits] if _has_fair_heads(snapshot.rules) else []
+    reasons = Reasons(now, actual, decision.reservations, _may_jump(snapshot, line), limited, strict=strict)
+    expected = {one.waiting.booking_id: one.starts_at for one in decision.reservations}
     standings = []
-    for place, waiting in enumerate((w for w in queue if w.booking_id not in started), start=1):
-        reason = _held_back(waiting, snapshot, running) or reasons.why(waiting, ahead=place - 1)
-        is_head = head is not None and head.booking_id == waiting.booking_id
-        standings.append(Standing(waiting, place, reason, head.starts_at if is_head and head else None))
+    for place, waiting in enumerate(in_order(snapshot, line, limits), start=1):
+        held_by = held_back(waiting, snapshot, limits.running)
+        reason = held_by or reasons.why(waiting, ahead=place - 1)
+        change = reasons.change(waiting, _held(waiting, snapshot, limits), waits_for_room=held_by is None)
+        standings.append(Standing(waiting, place, reason, change, expected.get(waiting.booking_id)))
     return standings
 
 
-class _Fits(NamedTuple):
-    """The most GPUs one booking could get for a certain run from now on: as it is, and if something were not there."""
+def _may_jump(snapshot: Snapshot, line: Line) -> list[Waiting]:
+    """Who might be asked earlier if the pool were larger: a part of it is kept for what is overdue."""
+    largest = snapshot.availability.empty_fit
+    full = not _promised(snapshot)
+    late = snapshot.now - snapshot.rules.promise_seconds
+    return [one for one in line if one.gpus > largest or (full and one.submitted_at <= late)]
 
-    now: int
-    without_maintenance: int
-    without_fixed: int
-    maintenance_ends_at: int | None
+
+def _has_fair_heads(rules: Rules) -> bool:
+    return rules.order == "small-first" and rules.fair_heads > 0
 
 
-class _CardReasons:
-    """Which GPUs are missing, for a booking that only GPUs hold back. Answers are kept per longest run."""
-
-    def __init__(self, now: int, actual: Availability) -> None:
-        self._now = now
-        self._actual = actual
-        self._known: dict[int, _Fits] = {}
-
-    def why(self, waiting: Waiting, ahead: int) -> Sentence:
-        gpus = waiting.gpus
-        fit, without_maintenance, without_fixed, until = self._fits(waiting.seconds)
-        if self._actual.gives(gpus):
-            if gpus <= fit:  # only the head's reservation is in the way
-                return Sentence("wait-ahead", n=ahead)
-            if until is not None and gpus <= without_maintenance:
-                return Sentence("wait-maintenance", until=_instant(until))
-            if gpus <= without_fixed:
-                at = _instant(self._fixed_in_the_way(gpus, self._now + waiting.seconds))
-                return Sentence("wait-fixed", at=at, hours=-(-waiting.seconds // HOUR))
-        size = self._actual.node_size
-        if self._actual.unit == "node" or gpus > size:
-            return Sentence("wait-nodes", asked=-(-gpus // size), free=fit // size)
-        return Sentence("wait-cards", asked=gpus, free=fit)
-
-    def _fits(self, seconds: int) -> _Fits:
-        known = self._known.get(seconds)
-        if known is None:
-            now, end = self._now, self._now + seconds
-            known = self._known[seconds] = _Fits(
-                self._actual.largest_fit(now, end),
-                self._actual.largest_fit_without_maintenance(now, end),
-                self._actual.largest_fit_without_fixed(now, end),
-                self._actual.maintenance_ends(now, end),
-            )
-        return known
-
-    def _fixed_in_the_way(self, gpus: int, end: int) -> int:
-        """The first fixed booking with whose start the window no longer holds these GPUs."""
-        starts = self._actual.fixed_starts(self._now, end)
-        return next((at for at in starts if self._actual.largest_fit(self._now, at + 1) < gpus), starts[-1])
+def _held(waiting: Waiting, snapshot: Snapshot, limits: Limits) -> Held:
+    limit = snapshot.limits.get(waiting.enterprise_id)
+    if limit is None:
+        return NO_LIMIT
+    booked = snapshot.booked.get(waiting.enterprise_id, ())
+    peak = quotas.peak(booked, snapshot.now, snapshot.now + waiting.seconds) if booked else 0
+    return Held(limit, limits.running.get(waiting.enterprise_id, 0), peak)
 
 
 def _instant(unix_seconds: int) -> dt.datetime:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from compute_portal import retention, verify
 from compute_portal.access import Role
+from compute_portal.bookings.models import Estimate
 from compute_portal.desk.models import TimetableRun
 from compute_portal.enterprises.models import Invitation
 from compute_portal.notices.models import Delivery, Notice
@@ -21,8 +22,9 @@ from tests.web import make_app
 DAY = dt.timedelta(days=1)
 
 
-def row_of(record: str, user: int, enterprise: int, name: str, at: dt.datetime) -> Any:
+def row_of(record: str, cast: Cast, booking_id: int, name: str, at: dt.datetime) -> Any:
     """A row whose days are counted from `at`."""
+    user, enterprise = cast.users["lin"], cast.yusheng
     rows: dict[str, Any] = {
         "form_keys": FormKey(key=name, user_id=user, result="/", at=at),
         "sign_in_tries": SignInTry(who="x", at=at),
@@ -39,6 +41,10 @@ def row_of(record: str, user: int, enterprise: int, name: str, at: dt.datetime) 
             user_id=user, about={"id": "mail-reset"}, body=[], at=at, delivery=Delivery.SENT, done_at=at, tries=1,
             next_try_at=at,
         ),
+        "estimates": Estimate(
+            booking_id=booking_id, pool_id=cast.pool, made_at=at, place=1, waiting=1, expected_seconds=60,
+            p10_seconds=0, p50_seconds=60, p90_seconds=600, waited_seconds=60, closed_at=at,
+        ),
         "access_log": AccessLogEntry(at=at, kind="sign-in", user_id=user, address="", path="/"),
     }  # fmt: skip
     return rows[record]
@@ -47,12 +53,14 @@ def row_of(record: str, user: int, enterprise: int, name: str, at: dt.datetime) 
 def fill(cast: Cast, policy: Policy) -> None:
     """Of each kind a row that is a day too old, and one that is a day short of it."""
 
+    booking_id = cast.submit(cast.flexible(), policy.bookings)
+
     def rows(session: Any) -> None:
         session.execute(sa.delete(Notice))
         for record in retention.RECORDS:
             limit = NOW - dt.timedelta(days=record.days(policy.retention))
             for name, at in (("old", limit - DAY), ("young", limit + DAY)):
-                session.add(row_of(record.name, cast.users["lin"], cast.yusheng, name, at))
+                session.add(row_of(record.name, cast, booking_id, name, at))
 
     cast.database.transaction(rows)
 

@@ -23,6 +23,7 @@ from compute_portal.usage.models import UsageRecord
 from scheduler import cycle
 from scheduler.access_hook import AccessHook, Call
 from scheduler.engines.embedded import EmbeddedEngine
+from scheduler.planning.rules import Rules
 from tests.cast import HOUR, NOW
 from tests.scheduler.conftest import Town
 
@@ -320,7 +321,7 @@ def test_a_grant_that_was_cut_off_by_a_crash_is_asked_for_again(
     break_after(attempts, "granted")
     with pytest.raises(BaseException, match="granted"):
         hooked(now)
-    town.context.engine = EmbeddedEngine(town.cast.database, town.context.leader, 7.0)
+    town.context.engine = EmbeddedEngine(town.cast.database, town.context.leader, Rules())
     assert hooked(now + MINUTE) == [id]
     assert hook.told() == [("grant", f"booking-{id}-1")] * 2
 

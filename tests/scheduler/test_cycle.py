@@ -20,6 +20,7 @@ from compute_portal.pools.models import Instruction, Node
 from compute_portal.pools.states import InstructionState, NodeState
 from scheduler import cycle, news
 from scheduler.engines.embedded import EmbeddedEngine
+from scheduler.planning.rules import Rules
 from tests.cast import HOUR
 from tests.scheduler.conftest import Town
 
@@ -246,7 +247,12 @@ def test_a_node_is_drained_and_resumed_by_instruction(town: Town) -> None:
 # -- fixed bookings ---------------------------------------------------------------------------------------------------
 
 
+def first_come_first_served(town: Town) -> None:
+    town.context.engine = EmbeddedEngine(town.cast.database, town.context.leader, Rules(order="fifo"))
+
+
 def test_a_fixed_booking_starts_on_time_when_all_else_is_busy(town: Town) -> None:
+    first_come_first_served(town)
     now = town.cast.now
     fixed = town.fixed(gpus=16, start_in=2, hours=2)
     # Long ones may only take what the window leaves; short ones take everything until then.
@@ -416,7 +422,7 @@ def test_a_round_that_dies_after_any_step_is_finished_by_the_next_scheduler(
     with pytest.raises(BaseException, match=step[1]):
         town.cycle(then)
     # Another process: it remembers nothing.
-    memory = EmbeddedEngine(town.cast.database, town.context.leader, 7.0)
+    memory = EmbeddedEngine(town.cast.database, town.context.leader, Rules())
     town.context.engine, town.context.observed_at, town.context.applied = memory, None, set()
     town.cycle(then)
     town.cycle(then)
@@ -435,7 +441,7 @@ def test_an_attempt_that_the_engine_lost_goes_back_to_the_queue(town: Town) -> N
     town.cycle(now)
     town.cast.database.transaction(lambda s: s.execute(sa.text("DELETE FROM leases")))
     town.context.observed_at = None
-    town.context.engine = EmbeddedEngine(town.cast.database, town.context.leader, 7.0)
+    town.context.engine = EmbeddedEngine(town.cast.database, town.context.leader, Rules())
     assert town.cycle(now + MINUTE) == [id]
     assert town.attempts(id)[0].reason == {"id": "engine-lost"}
 
@@ -447,7 +453,7 @@ def test_what_was_over_before_anybody_saw_it_is_not_charged_and_waits_again(town
     with pytest.raises(BaseException, match="place"):
         town.cycle(now)
     back = now + 3 * HOUR  # the scheduler was away for as long as it would have run
-    town.context.engine = EmbeddedEngine(town.cast.database, town.context.leader, 7.0)
+    town.context.engine = EmbeddedEngine(town.cast.database, town.context.leader, Rules())
     assert town.cycle(back) == [id]
     assert town.attempts(id)[0].reason == {"id": "over-before-access"}
     town.cycle(back + 2 * HOUR)
@@ -472,7 +478,8 @@ def test_a_wall_clock_that_was_set_back_neither_stops_the_queue_nor_charges_twic
 # -- standings --------------------------------------------------------------------------------------------------------
 
 
-def test_what_waits_has_a_place_a_reason_and_the_first_an_expected_start(town: Town) -> None:
+def test_what_waits_has_a_place_and_a_reason(town: Town) -> None:
+    first_come_first_served(town)
     now = town.cast.now
     town.flexible(gpus=32, hours=2)
     first, second = town.flexible(gpus=32, hours=1), town.flexible(gpus=16, hours=4)
@@ -480,7 +487,7 @@ def test_what_waits_has_a_place_a_reason_and_the_first_an_expected_start(town: T
     assert cycle.write_standings(town.context, now) == 2
     with town.cast.database.read_only() as session:
         one, two = session.get_one(Standing, first), session.get_one(Standing, second)
-    assert (one.place, one.waiting, one.expected_at) == (1, 2, now + 2 * HOUR)
+    assert (one.place, one.waiting, one.expected_at) == (1, 2, None)
     assert (two.place, two.reason["id"]) == (2, "wait-nodes")
     assert cycle.write_standings(town.context, now + MINUTE) == 0  # nothing changed, nothing is written
     town.cycle(now + 2 * HOUR)
@@ -489,6 +496,7 @@ def test_what_waits_has_a_place_a_reason_and_the_first_an_expected_start(town: T
 
 
 def test_an_enterprise_at_its_limit_waits_with_that_reason(town: Town) -> None:
+    first_come_first_served(town)
     town.cast.limit(town.cast.yusheng, 8)
     town.flexible(gpus=8)
     id = town.flexible(gpus=4)

@@ -14,13 +14,14 @@ from compute_portal.pools.states import NodeState
 from compute_portal.sentences import Sentence
 from scheduler.engines import Engine, EnginePolicy, LeaseState
 from scheduler.engines.embedded import EmbeddedEngine
+from scheduler.planning.rules import Rules
 from tests.cast import HOUR
 from tests.scheduler.conftest import Town
 
 MINUTE = dt.timedelta(minutes=1)
 # Each makes an engine over the cast's pool: 4 nodes of 8 GPUs. It is called again for "the process was restarted".
 ADAPTERS: dict[str, Callable[[Town], Engine]] = {
-    "embedded": lambda town: EmbeddedEngine(town.cast.database, town.context.leader, 7.0)
+    "embedded": lambda town: EmbeddedEngine(town.cast.database, town.context.leader, Rules())
 }
 
 
@@ -222,4 +223,3 @@ def test_everything_that_waits_has_a_standing(town: Town, engine: Engine) -> Non
     assert [(place.booking_id, place.place, place.waiting) for place in places] == [
         (ones[1].booking_id, 1, 2), (ones[2].booking_id, 2, 2),
     ]  # fmt: skip
-    assert places[0].expected_at == now + HOUR

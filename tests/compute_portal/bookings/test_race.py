@@ -28,6 +28,7 @@ from compute_portal.policy import BookingPolicy, Policy
 from compute_portal.pools import service as pools
 from compute_portal.sentences import Refusal
 from scheduler.engines.embedded import EmbeddedEngine
+from scheduler.planning.rules import Rules
 from tests.cast import NOW, Cast
 from tests.together import at_once
 
@@ -210,7 +211,7 @@ def race_with_the_scheduler(cast: Cast, rules: BookingPolicy) -> tuple[bool, lis
     """
     cast.submit(cast.fixed(gpus=24, start_in=1, hours=4), rules)
     flexible = cast.submit(cast.flexible(gpus=8, hours=4), rules)
-    engine = EmbeddedEngine(cast.database, cast.database, 7.0)
+    engine = EmbeddedEngine(cast.database, cast.database, Rules())
     engine.hand_over(cast.database.transaction(lambda s: attempts.write(s, [flexible], now=NOW)), NOW)
 
     def place() -> None:

@@ -16,8 +16,10 @@ from compute_portal.pools.availability import FOREVER, Availability, Closed, Nod
 from compute_portal.sentences import Sentence
 from scheduler.planning.fairshare import Leaf, rank
 from scheduler.planning.planner import Decision, Snapshot, Standing, Waiting, plan
+from scheduler.planning.rules import Rules
 
 NOW = 1_000
+FAIR_TREE = Rules(order="fair-tree")
 Gpu = tuple[int, int]
 
 
@@ -43,7 +45,7 @@ class World:
 
     def snapshot(self) -> Snapshot:
         availability = Availability.build(self.nodes, self.occupied, self.closed, self.unit)
-        return Snapshot(NOW, availability, self.waiting, self.leaves, self.limits, self.running)
+        return Snapshot(NOW, availability, self.waiting, self.leaves, self.limits, self.running, rules=FAIR_TREE)
 
     def taken(self, start: int, end: int) -> set[Gpu]:
         """All (node, GPU) that something takes at some second of [start, end)."""
@@ -124,6 +126,27 @@ def place(world: World, taken: set[Gpu], gpus: int) -> Placement | None:
     return tuple((id, sum(1 << gpu for gpu in chosen[id])) for id in sorted(chosen))
 
 
+def place_beside(world: World, taken: set[Gpu], taken_now: set[Gpu], gpus: int) -> Placement | None:
+    """A reservation's GPUs: best fit again, but of equals the node and the GPUs that are busy now."""
+    size = world.nodes[0].gpus
+    free = {n.id: [g for g in range(size) if (n.id, g) not in taken] for n in world.nodes}
+    free_now = {n.id: [g for g in range(size) if (n.id, g) not in taken_now] for n in world.nodes}
+    chosen: dict[int, list[int]] = {}
+    whole, rest = divmod(gpus, size) if gpus > size or world.unit == "node" else (0, gpus)
+    empty = sorted((id for id in free if len(free[id]) == size), key=lambda id: (len(free_now[id]), id))
+    if len(empty) < whole:
+        return None
+    for id in empty[:whole]:
+        chosen[id] = free.pop(id)
+    if rest:
+        fitting = [id for id in free if len(free[id]) >= rest]
+        if not fitting:
+            return None
+        best = min(fitting, key=lambda id: (len(free[id]), len(free_now[id]), id))
+        chosen[best] = sorted(free[best], key=lambda gpu: (gpu in free_now[best], gpu))[:rest]
+    return tuple((id, sum(1 << gpu for gpu in chosen[id])) for id in sorted(chosen))
+
+
 def literal_easy(world: World) -> tuple[dict[int, Placement], tuple[int, int] | None]:
     """Starts by booking id, and (booking id, start) of the head's reservation."""
     world = dataclasses.replace(world, occupied=list(world.occupied))
@@ -141,7 +164,10 @@ def literal_easy(world: World) -> tuple[dict[int, Placement], tuple[int, int] | 
             continue
         last = min(w.allocation_ends_at - w.seconds, NOW + 200) if head is None else NOW
         for start in range(NOW, last + 1):
-            placement = place(world, world.taken(start, start + w.seconds), w.gpus)
+            taken = world.taken(start, start + w.seconds)
+            placement = place(world, taken, w.gpus)
+            if start > NOW:
+                placement = place_beside(world, taken, world.taken(NOW, NOW + 1), w.gpus)
             if placement is None:
                 continue
             world.occupied += [Occupied(n, m, start, start + w.seconds) for n, m in placement]
@@ -267,7 +293,7 @@ def seen(
     """Nodes 1 … of 8 GPUs; enterprises 1 … with equal shares and this usage."""
     availability = Availability.build([NodeGpus(n, 8) for n in range(1, nodes + 1)], occupied, closed, unit)
     leaves = [Leaf(1, 1, e, 1, e * 10, 1, used) for e, used in enumerate(usage, start=1)]
-    return Snapshot(NOW, availability, waiting, leaves, limits or {}, running or {})
+    return Snapshot(NOW, availability, waiting, leaves, limits or {}, running or {}, rules=FAIR_TREE)
 
 
 def started(snapshot: Snapshot) -> list[int]:

@@ -1,0 +1,306 @@
+"""Why a booking waits, in one sentence with its numbers, and the one change that would start it now. Pure.
+
+A change is not guessed: whoever applies it to the snapshot and plans again sees the booking start. What makes that sure
+without planning once for each booking:
+
+* What a round leaves, with the reservations that it had made by a booking's turn, is the least that the booking would
+  have had to fit into: a round only fills up, and a smaller or shorter booking has its turn no later.
+* As many empty nodes as everybody before it and the booking itself could take at most are enough for all of them.
+
+Where one thing alone is not enough (its company is at its limit, and no cards are free either) the change names both.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from compute_portal.pools.availability import FOREVER, HOUR, Availability
+from compute_portal.sentences import Sentence
+from scheduler.planning.decide import Reserved
+from scheduler.planning.line import Waiting, area
+
+MINUTE = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What would have to be different for the booking to start now; what is None stays as it is.
+
+    `gpus`, `seconds`, `at_once` (not waiting for the time it asked for), `allocation_ends_at` and `gpu_seconds_left`
+    are the booking's own, `limit` its enterprise's; `nodes` are empty nodes of the pool's size, more than there are.
+    """
+
+    gpus: int | None = None
+    seconds: int | None = None
+    at_once: bool = False
+    allocation_ends_at: int | None = None
+    gpu_seconds_left: int | None = None
+    limit: int | None = None
+    nodes: int = 0
+
+    def on(self, waiting: Waiting) -> Waiting:
+        """The booking as it would be."""
+        return replace(
+            waiting,
+            gpus=self.gpus or waiting.gpus,
+            seconds=self.seconds or waiting.seconds,
+            not_before=0 if self.at_once else waiting.not_before,
+            allocation_ends_at=self.allocation_ends_at or waiting.allocation_ends_at,
+            gpu_seconds_left=waiting.gpu_seconds_left if self.gpu_seconds_left is None else self.gpu_seconds_left,
+        )
+
+
+class Held(NamedTuple):
+    """The numbers of an enterprise that hold a booking back or do not, as they are after the round."""
+
+    limit: int | None  # GPUs at once; None = no limit
+    running: int
+    booked: int  # the most that is confirmed for fixed hours at one instant of the run
+
+
+NO_LIMIT = Held(None, 0, 0)
+
+
+class Reasons:
+    """Answers for everybody who waits after a round. Asked in the order of their places, first to last."""
+
+    def __init__(
+        self,
+        now: int,
+        actual: Availability,
+        reservations: Sequence[Reserved],
+        jumping: Iterable[Waiting],
+        leading: Iterable[Waiting] = (),
+        *,
+        strict: bool,
+    ) -> None:
+        """`actual`: what runs and what started. `reservations` in the order in which the round made them. `jumping`:
+        who might be asked earlier in a larger pool; `leading`: who might be the first of an enterprise whose limit
+        rises. `strict`: nobody starts behind one that waits for room."""
+        self._now = now
+        self._actual = actual
+        self._size = actual.node_size
+        self._cards = _CardReasons(now, actual)
+        # What is kept for a booking, and for those after it, is not in its own way.
+        self._left_for: dict[int, _Left] = {}
+        kept = actual.copy()
+        for held in reservations:
+            self._left_for[held.waiting.booking_id] = _Left(now, kept.copy())
+            kept.occupy(held.placement, held.starts_at, held.starts_at + held.waiting.seconds)
+        self._left = _Left(now, kept)
+        self._strict = strict
+        self._blocked = False  # somebody before waits for room
+        self._nodes = 0  # that everybody before could take
+        self._asked: dict[int, int] = {}  # enterprise → GPUs of everybody of it before
+        for one in jumping:
+            self._count(one)
+        self._leading = _Leading(leading)
+
+    def why(self, waiting: Waiting, ahead: int) -> Sentence:
+        """Why it finds no room."""
+        return self._cards.why(waiting, ahead)
+
+    def change(self, waiting: Waiting, held: Held, *, waits_for_room: bool) -> Change | None:
+        """What would start it; None where nothing would: its allocation has ended, or the pool has no node to add."""
+        if not self._size:
+            return None
+        found = None if self._strict and self._blocked else self._own_change(waiting, held)
+        if found is None:
+            found = self._more_room(waiting, held)
+        self._blocked |= waits_for_room
+        self._count(waiting)
+        return found
+
+    def _count(self, waiting: Waiting) -> None:
+        self._nodes += self._nodes_of(waiting)
+        self._asked[waiting.enterprise_id] = self._asked.get(waiting.enterprise_id, 0) + waiting.gpus
+
+    def _left_of(self, waiting: Waiting) -> _Left:
+        return self._left_for.get(waiting.booking_id, self._left)
+
+    def _nodes_of(self, waiting: Waiting) -> int:
+        return -(-waiting.gpus // self._size)
+
+    def _own_change(self, waiting: Waiting, held: Held) -> Change | None:
+        """Something that is its own to change, or its enterprise's, and enough by itself."""
+        wish = waiting.not_before > self._now
+        most = self._most_gpus(waiting, held)
+        longest = self._longest(waiting, held)
+        if most >= waiting.gpus and longest >= waiting.seconds:
+            return Change(at_once=True) if wish else None
+        if wish:
+            return None
+        fewer = Change(gpus=most) if most >= 1 else None
+        shorter = Change(seconds=longest) if longest >= MINUTE else None
+        if fewer and shorter:
+            return fewer if most * waiting.seconds >= waiting.gpus * longest else shorter
+        return shorter or fewer
+
+    def _most_gpus(self, waiting: Waiting, held: Held) -> int:
+        """The most GPUs, up to what it asks for, that it could have now for its whole run; 0 if none."""
+        most = min(waiting.gpus, self._left_of(waiting).most(waiting.seconds))
+        if held.limit is not None:
+            most = min(most, held.limit - held.running - held.booked)
+        if waiting.gpu_seconds_left is not None:
+            most = min(most, waiting.gpu_seconds_left // waiting.seconds)
+        if self._now + waiting.seconds > waiting.allocation_ends_at:
+            return 0
+        if self._actual.unit == "node":
+            most -= most % self._size
+        return max(0, most)
+
+    def _longest(self, waiting: Waiting, held: Held) -> int:
+        """The longest run for which it could have its GPUs now, up to what it asks for; if shorter in whole minutes."""
+        if held.limit is not None and held.running + held.booked + waiting.gpus > held.limit:
+            return 0
+        longest = min(
+            waiting.seconds, waiting.allocation_ends_at - self._now, self._left_of(waiting).longest(waiting.gpus)
+        )
+        if waiting.gpu_seconds_left is not None:
+            longest = min(longest, waiting.gpu_seconds_left // waiting.gpus)
+        return longest if longest == waiting.seconds else max(0, longest - longest % MINUTE)
+
+    def _more_room(self, waiting: Waiting, held: Held) -> Change | None:
+        """Everything else that is in its way, and room for it and everybody before it unless it fits as it is."""
+        if waiting.allocation_ends_at <= self._now or not self._actual.gives(waiting.gpus):
+            return None
+        needed, left = waiting.gpus * waiting.seconds, waiting.gpu_seconds_left
+        ends_at = self._now + waiting.seconds
+        before = self._asked.get(waiting.enterprise_id, 0) + self._leading.gpus(waiting)
+        limit = None
+        if held.limit is not None and held.running + held.booked + before + waiting.gpus > held.limit:
+            limit = held.running + held.booked + before + waiting.gpus
+        change = Change(
+            at_once=waiting.not_before > self._now,
+            allocation_ends_at=ends_at if ends_at > waiting.allocation_ends_at else None,
+            gpu_seconds_left=needed if left is not None and needed > left else None,
+            limit=limit,
+        )
+        # A limit that rises lets others of the enterprise go first.
+        alone = change != Change() and not (limit is not None and before) and not (self._strict and self._blocked)
+        if alone and waiting.gpus <= self._left_of(waiting).most(waiting.seconds):
+            return change
+        leader = self._leading.gpus(waiting) if limit is not None else 0
+        return replace(change, nodes=self._nodes + self._nodes_of(waiting) + -(-leader // self._size))
+
+
+def said(change: Change, waiting: Waiting, size: int) -> Sentence:
+    """The change in words; `size` = GPUs of a node."""
+    gpus = change.nodes * size
+    if change.nodes and change.limit is not None:
+        return Sentence("change-room-and-limit", gpus=gpus, limit=change.limit)
+    if change.nodes:
+        return Sentence("change-room", gpus=gpus)
+    if change.limit is not None:
+        return Sentence("change-limit", limit=change.limit)
+    if change.gpus is not None:
+        return Sentence("change-gpus", n=change.gpus)
+    if change.seconds is not None:
+        return Sentence("change-seconds", seconds=change.seconds)
+    if change.allocation_ends_at is not None:
+        return Sentence("change-allocation", at=_instant(change.allocation_ends_at))
+    if change.gpu_seconds_left is not None:
+        return Sentence("change-hours", needed=change.gpu_seconds_left)
+    return Sentence("change-at-once")
+
+
+class _Leading:
+    """Who may be an enterprise's fair head once its limit rises: something with a smaller area than the others."""
+
+    def __init__(self, waiting: Iterable[Waiting]) -> None:
+        self._areas: dict[int, list[tuple[int, tuple[int, int]]]] = {}
+        self._most: dict[int, list[int]] = {}  # GPUs of any up to there
+        for one in sorted(waiting, key=lambda one: (area(one), one.turn)):
+            self._areas.setdefault(one.enterprise_id, []).append((area(one), one.turn))
+            most = self._most.setdefault(one.enterprise_id, [])
+            most.append(max(one.gpus, most[-1] if most else 0))
+
+    def gpus(self, waiting: Waiting) -> int:
+        """The most that somebody smaller of its enterprise takes."""
+        areas = self._areas.get(waiting.enterprise_id, [])
+        smaller = bisect_left(areas, (area(waiting), waiting.turn))
+        return self._most[waiting.enterprise_id][smaller - 1] if smaller else 0
+
+
+class _Left:
+    """What a round leaves free from now on, reservations kept: the most GPUs for a run, the longest run for GPUs."""
+
+    def __init__(self, now: int, reserved: Availability) -> None:
+        self._now = now
+        self._reserved = reserved
+        starts = reserved.starts_after(now)
+        self._ends = [*starts, FOREVER]  # a run that ends by ends[i] fits if fits[i] says so
+        self._fits = [reserved.largest_fit(now, end) for end in self._ends]
+        self._known: dict[int, int] = {}
+
+    def most(self, seconds: int) -> int:
+        known = self._known.get(seconds)
+        if known is None:
+            known = self._known[seconds] = self._reserved.largest_fit(self._now, self._now + seconds)
+        return known
+
+    def longest(self, gpus: int) -> int:
+        """0 where not even the shortest run fits."""
+        if not self._reserved.gives(gpus):
+            return 0
+        fitting = [end for end, fit in zip(self._ends, self._fits, strict=True) if fit >= gpus]
+        return fitting[-1] - self._now if fitting else 0
+
+
+class _Fits(NamedTuple):
+    """The most GPUs one booking could get for a certain run from now on: as it is, and if something were not there."""
+
+    now: int
+    without_maintenance: int
+    without_fixed: int
+    maintenance_ends_at: int | None
+
+
+class _CardReasons:
+    """Which GPUs are missing, for a booking that only GPUs hold back. Answers are kept per longest run."""
+
+    def __init__(self, now: int, actual: Availability) -> None:
+        self._now = now
+        self._actual = actual
+        self._known: dict[int, _Fits] = {}
+
+    def why(self, waiting: Waiting, ahead: int) -> Sentence:
+        gpus = waiting.gpus
+        fit, without_maintenance, without_fixed, until = self._fits(waiting.seconds)
+        if self._actual.gives(gpus):
+            if gpus <= fit:  # only the head's reservation is in the way
+                return Sentence("wait-ahead", n=ahead)
+            if until is not None and gpus <= without_maintenance:
+                return Sentence("wait-maintenance", until=_instant(until))
+            if gpus <= without_fixed:
+                at = _instant(self._fixed_in_the_way(gpus, self._now + waiting.seconds))
+                return Sentence("wait-fixed", at=at, hours=-(-waiting.seconds // HOUR))
+        size = self._actual.node_size
+        if self._actual.unit == "node" or gpus > size:
+            return Sentence("wait-nodes", asked=-(-gpus // size), free=fit // size)
+        return Sentence("wait-cards", asked=gpus, free=fit)
+
+    def _fits(self, seconds: int) -> _Fits:
+        known = self._known.get(seconds)
+        if known is None:
+            now, end = self._now, self._now + seconds
+            known = self._known[seconds] = _Fits(
+                self._actual.largest_fit(now, end),
+                self._actual.largest_fit_without_maintenance(now, end),
+                self._actual.largest_fit_without_fixed(now, end),
+                self._actual.maintenance_ends(now, end),
+            )
+        return known
+
+    def _fixed_in_the_way(self, gpus: int, end: int) -> int:
+        """The first fixed booking with whose start the window no longer holds these GPUs."""
+        starts = self._actual.fixed_starts(self._now, end)
+        return next((at for at in starts if self._actual.largest_fit(self._now, at + 1) < gpus), starts[-1])
+
+
+def _instant(unix_seconds: int) -> dt.datetime:
+    return dt.datetime.fromtimestamp(unix_seconds, dt.UTC)
