@@ -54,6 +54,17 @@ _PEOPLE = Entry("people.index", N_("People"), P.PERSON_VIEW)
 _STRIKES = Entry("cancellations.index", N_("No-shows"), P.STRIKE_VIEW)
 _MAIL = Entry("people.mail", N_("Mail that did not arrive"), P.MAIL_VIEW)
 
+# What everybody finds, signed in or not.
+_FIGURES = Entry("commons.figures", N_("Public figures"), P.START_VIEW)
+_CATALOGUE = Entry("commons.list_datasets", N_("Datasets"), P.START_VIEW)
+PUBLIC: tuple[Entry, ...] = (
+    Entry("commons.front", N_("Home"), P.START_VIEW),
+    Entry("commons.list_pools", N_("Pools and prices"), P.START_VIEW),
+    Entry("commons.list_programmes", N_("Programmes"), P.START_VIEW),
+    _CATALOGUE,
+    _FIGURES,
+)
+
 # Side by side: as many as one line of 1200 px holds in English.
 ENTERPRISE: tuple[Entry, ...] = (
     Entry("desk.start", N_("To do"), P.START_VIEW),
@@ -98,6 +109,8 @@ MORE_ENTERPRISE: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             Entry("subsidies.own", N_("Subsidies"), P.SUBSIDY_VIEW),
             _CLAIMS,
             _TIMES,
+            _CATALOGUE,
+            _FIGURES,
         ),
     ),
 )
@@ -122,6 +135,8 @@ MORE_BUREAU: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         (
             _PEOPLE,
             Entry("announcements.index", N_("Announcements"), P.ANNOUNCEMENT_VIEW),
+            Entry("commons.datasets", N_("Datasets"), P.DATASET_VIEW),
+            Entry("commons.entered", N_("Public figures"), P.FIGURE_VIEW),
             _MAIL,
             Entry("desk.jobs", N_("Timetable"), P.JOB_VIEW),
             Entry("desk.history", N_("All history"), P.HISTORY_VIEW),
@@ -133,7 +148,7 @@ MORE_BUREAU: tuple[tuple[str, tuple[Entry, ...]], ...] = (
 def menu_for(person: Person | None) -> Menu:
     """What this person finds in the header, only pages that exist and may be opened."""
     if person is None:
-        return Menu([], [], None)
+        return Menu(list(PUBLIC), [], _here(list(PUBLIC)))
     first = _open_to(person, _first_of(person))
     groups = [
         Group(label, [entry for entry in _open_to(person, entries) if entry not in first])

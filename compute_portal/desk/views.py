@@ -19,7 +19,7 @@ from ..enterprises import queries as enterprises
 from ..enterprises.models import Enterprise
 from ..enterprises.states import LIFE, SIZE_NAMES
 from ..forms import show
-from ..guard import actor, allows, log_access, now, one_time, portal, public, read, signed_in, tell, transact
+from ..guard import actor, allows, log_access, now, one_time, portal, read, signed_in, tell, transact
 from ..language import WORDS, Language, typed
 from ..language import say as say_in
 from ..lifecycle import list_history
@@ -36,13 +36,6 @@ from .queue import KIND_NAMES, Kind
 
 blueprint = Blueprint("desk", __name__, template_folder="templates")
 LONGEST_SEARCH = 60
-
-
-@blueprint.get("/")
-@public
-def root() -> ResponseReturnValue:
-    """To the start page, or to the sign-in page."""
-    return redirect(guard.home())
 
 
 @blueprint.get("/start")

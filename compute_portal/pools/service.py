@@ -67,12 +67,14 @@ def add_pool(
     by: Actor,
     now: dt.datetime,
     how_to_connect: str | None = None,
+    tflops_source: str | None = None,
 ) -> Pool:
     """A pool with `nodes` equal nodes named <name>-n001 …, all up from now."""
     pool = Pool(
         name=name,
         model=model,
         tflops_fp16_dense=tflops_fp16_dense,
+        tflops_source=tflops_source,
         watts=watts,
         gpus_per_node=gpus_per_node,
         booking_unit=BookingUnit.GPU,
