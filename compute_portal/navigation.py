@@ -43,7 +43,8 @@ _ALLOCATIONS = Entry("allocations.index", N_("Allocations"), P.ALLOCATION_VIEW)
 _STATEMENTS = Entry("statements.index", N_("Statements"), P.STATEMENT_VIEW)
 _USAGE = Entry("usage.index", N_("Usage"), P.USAGE_VIEW)
 _BOOKINGS = Entry("bookings.index", N_("Bookings"), P.BOOKING_VIEW)
-_CLUSTER = Entry("pools.index", N_("Cluster"), P.POOL_VIEW)
+_CLUSTER = Entry("desk.cluster", N_("Cluster"), P.CLUSTER_VIEW)
+_POOLS = Entry("pools.index", N_("Pools and prices"), P.POOL_VIEW)
 _TARIFFS = Entry("tariffs.index", N_("Prices"), P.TARIFF_VIEW)
 _SCHEMES = Entry("subsidies.index", N_("Budgets"), P.SCHEME_VIEW)
 _CLAIMS = Entry("claims.index", N_("Claims"), P.CLAIM_VIEW)
@@ -104,7 +105,7 @@ MORE_ENTERPRISE: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         N_("Good to know"),
         (
             Entry("enterprises.members", N_("Members"), P.ENTERPRISE_VIEW),
-            Entry("pools.index", N_("Pools and prices"), P.POOL_VIEW),
+            _POOLS,
             _PROGRAMMES,
             Entry("subsidies.own", N_("Subsidies"), P.SUBSIDY_VIEW),
             _CLAIMS,
@@ -116,7 +117,7 @@ MORE_ENTERPRISE: tuple[tuple[str, tuple[Entry, ...]], ...] = (
 )
 MORE_BUREAU: tuple[tuple[str, tuple[Entry, ...]], ...] = (
     (N_("Decisions"), (_QUEUE, _REVIEWS, _ALLOCATIONS, _TIMES)),
-    (N_("Compute"), (_BOOKINGS, _CLUSTER, _USAGE, _STRIKES)),
+    (N_("Compute"), (_BOOKINGS, _CLUSTER, _POOLS, _USAGE, _STRIKES)),
     (
         N_("Rules and prices"),
         (

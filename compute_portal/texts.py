@@ -14,6 +14,7 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "moved-meanwhile": "Somebody else changed this {kind:word} a moment ago. Look at it again, then decide.",
     "not-your-own": "You cannot decide on your own request; another operator decides.",
     "bureau-or-enterprise": "A person is either with the bureau or with companies, not both.",
+    "choose-a-node": "Choose at least one node of this block.",
     "already-asked": "An instruction for this node already waits for the scheduler.",
     "decline-needs-reason": "Give a reason; the company reads it.",
     # allocations

@@ -278,6 +278,16 @@ def resume(session: Session, node_id: int, *, why: str, by: Actor, now: dt.datet
     return _ask_about_node(session, InstructionVerb.RESUME, node_id, NodeState.UP, why=why, by=by, now=now)
 
 
+def drain_all(session: Session, node_ids: Iterable[int], *, why: str, by: Actor, now: dt.datetime) -> list[int]:
+    """`drain` for several nodes, or for none of them."""
+    return [drain(session, node_id, why=why, by=by, now=now) for node_id in node_ids]
+
+
+def resume_all(session: Session, node_ids: Iterable[int], *, why: str, by: Actor, now: dt.datetime) -> list[int]:
+    """`resume` for several nodes, or for none of them."""
+    return [resume(session, node_id, why=why, by=by, now=now) for node_id in node_ids]
+
+
 def _ask_about_node(
     session: Session, verb: InstructionVerb, node_id: int, goal: NodeState, *, why: str, by: Actor, now: dt.datetime
 ) -> int:
