@@ -134,6 +134,10 @@ class AuditPolicy(_Section):
     sample_most: int = Field(gt=0, le=500)
 
 
+class NoticesPolicy(_Section):
+    digest_hour: int = Field(ge=0, le=23)
+
+
 class CommonsPolicy(_Section):
     """What the public figures look back on, and how many must stand behind a number."""
 
@@ -159,6 +163,7 @@ class Policy(_Section):
     desk: DeskPolicy
     audit: AuditPolicy
     commons: CommonsPolicy
+    notices: NoticesPolicy
 
 
 class PolicyError(SystemExit):

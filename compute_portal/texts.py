@@ -773,6 +773,8 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "payment-needs-reference": "Give the number of the payment.",
     "paid-between": "The day lies between {first:day} and today.",
     "proof-attached": "The proof of payment is attached.",
+    "digest-of": ("One notice for you", "{n:count} notices for you"),
+    "notice-ways-kept": "Your choice is kept and holds from the next notice on.",
     # the commons
     "name-is-taken": "There is an entry of this name already.",
     "nothing-changed": "Nothing was changed.",

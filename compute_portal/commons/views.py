@@ -12,7 +12,7 @@ from flask import Blueprint, Response, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from .. import clock, exports, guard, paging
+from .. import clock, exports, guard, paging, plots
 from ..access import Permission
 from ..badges import badge
 from ..enterprises.states import SIZE_NAMES
@@ -25,7 +25,7 @@ from ..pools.models import Pool
 from ..programmes import queries as programmes
 from ..sentences import Refusal, Sentence
 from ..signin.queries import names_of
-from . import plots, queries, service
+from . import queries, service
 from .forms import DatasetEditForm, DatasetForm, SiteForm, StageForm, TransitionForm, WhyForm, megawatts
 from .models import PowerSite, PublishedFigure
 from .states import TIER_NAMES, DatasetState, Figure, SiteState, Tier, TransitionState

@@ -1,4 +1,4 @@
-"""the catalogue of datasets, public figures and the rows behind them, where a card's figure is from"""
+"""the catalogue of datasets, public figures and the rows behind them, digests of notices"""
 
 from __future__ import annotations
 
@@ -19,6 +19,18 @@ def _state(*states: str, name: str = "state") -> sa.Enum:
 
 def upgrade() -> None:
     op.add_column("pools", sa.Column("tflops_source", sa.String(length=200), nullable=True))
+    op.add_column("notices", sa.Column("digest", sa.Boolean(), server_default=sa.text("false"), nullable=False))
+    op.create_table(
+        "notice_choices",
+        sa.Column("user_id", sa.Integer(), nullable=False),
+        sa.Column(
+            "topic", _state("account", "booking", "request", "term", "money", "office", name="topic"), nullable=False
+        ),
+        sa.Column("way", _state("at_once", "digest", "portal", name="way"), nullable=False),
+        sa.CheckConstraint("topic <> 'account'", name=op.f("ck_notice_choices_choosable")),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_notice_choices_user_id")),
+        sa.PrimaryKeyConstraint("user_id", "topic", name=op.f("pk_notice_choices")),
+    )
     op.create_table(
         "datasets",
         sa.Column("id", sa.Integer(), nullable=False),
