@@ -34,6 +34,7 @@ from .budgets.views import blueprint as budgets
 from .cancellations.views import blueprint as cancellations
 from .claims.views import blueprint as claims
 from .cli import register_cli
+from .commons.views import blueprint as commons
 from .db import Database
 from .desk.models import Leader
 from .desk.views import blueprint as desk
@@ -67,6 +68,7 @@ FEATURES: list[Blueprint] = [
     budgets,
     cancellations,
     announcements,
+    commons,
     desk,
     enterprises,
     files,

@@ -53,6 +53,21 @@ BADGES: dict[str, dict[str, Badge]] = {
         "issued": Badge("sure", "seal", N_("Issued")),
         "settled": Badge("", "check", N_("Settled")),
     },
+    "dataset": {
+        "listed": Badge("live", "disc", N_("Listed")),
+        "retired": Badge("", "dash", N_("Retired")),
+    },
+    "site": {
+        "announced": Badge("", "dashed", N_("Announced")),
+        "committed": Badge("sure", "diamond", N_("Committed power")),
+        "building": Badge("wait", "half", N_("Being built")),
+        "energised": Badge("live", "disc", N_("Energised")),
+        "dropped": Badge("", "dash", N_("Dropped")),
+    },
+    "transition": {
+        "recorded": Badge("live", "check", N_("Recorded")),
+        "withdrawn": Badge("", "dash", N_("Withdrawn")),
+    },
     "dispute": {
         "opened": Badge("stop", "half", N_("In dispute")),
         "upheld": Badge("live", "check", N_("Dispute upheld")),
@@ -161,6 +176,8 @@ EVENTS: dict[tuple[str, str], str] = {
     ("allocation", "not-at-once"): N_("Goes to an operator"),
     ("allocation", "stage"): N_("Withheld hours released"),
     ("allocation", "depreciate"): N_("Hours taken back at half term"),
+    ("dataset", "edit"): N_("Changed"),
+    ("site", "edit"): N_("Changed"),
     ("change", "first-approval"): N_("First approval"),
     ("booking", "claim"): N_("Started using"),
     ("booking", "submit"): N_("Submitted"),

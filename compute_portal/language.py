@@ -141,6 +141,12 @@ WORDS: dict[str, str] = {
     "benchmark": N_("Benchmark of an earlier run"),
     # claims and what their evidence lacks
     "claim": N_("claim"),
+    "dataset": N_("dataset"),
+    "site": N_("site"),
+    "transition": N_("transition"),
+    "tier-open": N_("Open to everybody"),
+    "tier-conditional": N_("Open on conditions"),
+    "tier-not_open": N_("Not open"),
     "pack-contract": N_("contract"),
     "pack-usage": N_("usage records"),
     "pack-statement": N_("statement"),

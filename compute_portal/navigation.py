@@ -54,7 +54,8 @@ _ALLOCATIONS = Entry("allocations.index", N_("Allocations"), P.ALLOCATION_VIEW)
 _STATEMENTS = Entry("statements.index", N_("Statements"), P.STATEMENT_VIEW)
 _USAGE = Entry("usage.index", N_("Usage"), P.USAGE_VIEW)
 _BOOKINGS = Entry("bookings.index", N_("Bookings"), P.BOOKING_VIEW)
-_CLUSTER = Entry("pools.index", N_("Cluster"), P.POOL_VIEW)
+_CLUSTER = Entry("desk.cluster", N_("Cluster"), P.CLUSTER_VIEW)
+_POOLS = Entry("pools.index", N_("Pools and prices"), P.POOL_VIEW)
 _TARIFFS = Entry("tariffs.index", N_("Prices"), P.TARIFF_VIEW)
 _SCHEMES = Entry("subsidies.index", N_("Budgets"), P.SCHEME_VIEW)
 _CLAIMS = Entry("claims.index", N_("Claims"), P.CLAIM_VIEW)
@@ -64,6 +65,17 @@ _TIMES = Entry("review.times", N_("Decision times"), P.REVIEW_VIEW_TIMES)
 _PEOPLE = Entry("people.index", N_("People"), P.PERSON_VIEW)
 _STRIKES = Entry("cancellations.index", N_("No-shows"), P.STRIKE_VIEW)
 _MAIL = Entry("people.mail", N_("Mail that did not arrive"), P.MAIL_VIEW)
+
+# What everybody finds, signed in or not.
+_FIGURES = Entry("commons.figures", N_("Public figures"), P.START_VIEW)
+_CATALOGUE = Entry("commons.list_datasets", N_("Datasets"), P.START_VIEW)
+PUBLIC: tuple[Entry, ...] = (
+    Entry("commons.front", N_("Home"), P.START_VIEW),
+    Entry("commons.list_pools", N_("Pools and prices"), P.START_VIEW),
+    Entry("commons.list_programmes", N_("Programmes"), P.START_VIEW),
+    _CATALOGUE,
+    _FIGURES,
+)
 
 # Side by side: as many as one line of 1200 px holds in English.
 ENTERPRISE: tuple[Entry, ...] = (
@@ -104,17 +116,19 @@ MORE_ENTERPRISE: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         N_("Good to know"),
         (
             Entry("enterprises.members", N_("Members"), P.ENTERPRISE_VIEW),
-            Entry("pools.index", N_("Pools and prices"), P.POOL_VIEW),
+            _POOLS,
             _PROGRAMMES,
             Entry("subsidies.own", N_("Subsidies"), P.SUBSIDY_VIEW),
             _CLAIMS,
             _TIMES,
+            _CATALOGUE,
+            _FIGURES,
         ),
     ),
 )
 MORE_BUREAU: tuple[tuple[str, tuple[Entry, ...]], ...] = (
     (N_("Decisions"), (_QUEUE, _REVIEWS, _ALLOCATIONS, _TIMES)),
-    (N_("Compute"), (_BOOKINGS, _CLUSTER, _USAGE, _STRIKES)),
+    (N_("Compute"), (_BOOKINGS, _CLUSTER, _POOLS, _USAGE, _STRIKES)),
     (
         N_("Rules and prices"),
         (
@@ -133,6 +147,8 @@ MORE_BUREAU: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         (
             _PEOPLE,
             Entry("announcements.index", N_("Announcements"), P.ANNOUNCEMENT_VIEW),
+            Entry("commons.datasets", N_("Datasets"), P.DATASET_VIEW),
+            Entry("commons.entered", N_("Public figures"), P.FIGURE_VIEW),
             _MAIL,
             Entry("desk.jobs", N_("Timetable"), P.JOB_VIEW),
             Entry("desk.history", N_("All history"), P.HISTORY_VIEW),
@@ -144,7 +160,7 @@ MORE_BUREAU: tuple[tuple[str, tuple[Entry, ...]], ...] = (
 def menu_for(person: Person | None) -> Menu:
     """What this person finds in the header, only pages that exist and may be opened."""
     if person is None:
-        return Menu([], [], None)
+        return Menu(list(PUBLIC), [], _here(list(PUBLIC)))
     first = _open_to(person, _first_of(person))
     groups = [
         Group(label, [entry for entry in _open_to(person, entries) if entry not in first])

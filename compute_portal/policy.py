@@ -155,6 +155,22 @@ class AuditPolicy(_Section):
     sample_most: int = Field(gt=0, le=500)
 
 
+class NoticesPolicy(_Section):
+    digest_hour: int = Field(ge=0, le=23)
+
+
+class CommonsPolicy(_Section):
+    """What the public figures look back on, and how many must stand behind a number."""
+
+    least: int = Field(ge=2)
+    times_of_days: int = Field(gt=0)
+    waits_of_days: int = Field(gt=0)
+    transitions_of_months: int = Field(gt=0)
+    transition_within_months: int = Field(gt=0)
+    again_days: int = Field(gt=0)
+    farthest_days: int = Field(ge=31)
+
+
 class Policy(_Section):
     queue: QueuePolicy
     bookings: BookingPolicy
@@ -167,6 +183,8 @@ class Policy(_Section):
     review: ReviewPolicy
     desk: DeskPolicy
     audit: AuditPolicy
+    commons: CommonsPolicy
+    notices: NoticesPolicy
 
 
 class PolicyError(SystemExit):

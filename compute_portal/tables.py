@@ -7,6 +7,7 @@ from .bookings import models as bookings
 from .budgets import models as budgets
 from .cancellations import models as cancellations
 from .claims import models as claims
+from .commons import models as commons
 from .db import Base
 from .desk import models as desk
 from .enterprises import models as enterprises
@@ -26,6 +27,6 @@ from .workdays import models as workdays
 
 __all__ = [
     "Base", "HistoryEntry", "PolicyVersion", "allocations", "announcements", "bookings", "budgets", "cancellations",
-    "claims", "desk", "enterprises", "files", "ledger", "notices", "pools", "programmes", "review", "review_models",
-    "signin", "statements", "subsidies", "usage", "workdays",
+    "claims", "commons", "desk", "enterprises", "files", "ledger", "notices", "pools", "programmes", "review",
+    "review_models", "signin", "statements", "subsidies", "usage", "workdays",
 ]  # fmt: skip

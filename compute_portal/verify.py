@@ -31,6 +31,7 @@ from .announcements.states import LIFE as ANNOUNCEMENT
 from .bookings.states import LIFE as BOOKING
 from .bookings.states import WAITER_LIFE as WAITER
 from .claims.states import LIFE as CLAIM
+from .commons.states import DATASET_LIFE, SITE_LIFE, TRANSITION_LIFE
 from .enterprises.states import LIFE as ENTERPRISE
 from .lifecycle import Lifecycle
 from .pools.states import LIFE as NODE
@@ -65,6 +66,9 @@ LIFECYCLES = (
     ANNOUNCEMENT,
     CLAIM,
     WAITER,
+    DATASET_LIFE,
+    SITE_LIFE,
+    TRANSITION_LIFE,
 )
 
 

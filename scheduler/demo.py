@@ -29,7 +29,7 @@ from compute_portal.sentences import Refusal
 from compute_portal.signin.passwords import hash_password
 from config.settings import DEMO_PASSWORD
 
-from . import alerts, cycle, demo_money, demo_office, duties, reviews
+from . import alerts, cycle, demo_commons, demo_money, demo_office, duties, figures, reviews
 from .context import simulation
 from .demo_office import Office
 from .town import Town
@@ -127,6 +127,9 @@ def build(database: Database, policy: Policy, now: dt.datetime) -> None:
     reviews.run(context, now)
     alerts.run(context, now)
     cycle.write_standings(context, now)
+    demo_commons.fill(town, policy, now)
+    figures.run(context, now)
+    figures.look(context, now)
     _old_mail(town, now)
     context.leader.release()
 
@@ -143,7 +146,7 @@ def _people_and_pools(database: Database, start: dt.datetime) -> Town:
     for plan in POOLS:
         town.pool(
             plan.name, model=plan.model, tflops=plan.tflops, watts=plan.watts, nodes=plan.nodes, gpus_per_node=8,
-            yuan=plan.yuan,
+            yuan=plan.yuan, source=demo_commons.SOURCE,
         )  # fmt: skip
     for key, (name, name_en, names, hours) in PROGRAMMES.items():
         town.programme(

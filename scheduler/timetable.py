@@ -36,7 +36,7 @@ from compute_portal.pools import service as pools
 from compute_portal.pools.models import Instruction
 from compute_portal.pools.states import InstructionState, InstructionVerb
 from compute_portal.sentences import Sentence
-from scheduler import alerts, changes, claiming, cycle, forecasting, mail, metering, metrics, month_end, reviews
+from scheduler import alerts, changes, claiming, cycle, figures, forecasting, mail, metering, metrics, month_end, reviews
 from scheduler.context import Context, PassFailed
 from scheduler.duties import close_allocations, close_months, keep_retention, keep_terms, lapse_undecided
 from scheduler.leader import LostLeadership
@@ -49,6 +49,8 @@ ALERTS_SECONDS = 300
 MAIL_SECONDS = 15
 STATEMENTS_SECONDS = 15
 RETRY_SECONDS = 10
+NOW_SECONDS = 300
+FIGURES_SECONDS = 3600
 ASKED = (InstructionState.WAITING, InstructionState.CLAIMED)
 # Five threads: neither a long pass over the books, a slow mail server, a thousand PDFs nor a look ahead over a long
 # queue keep a booking from starting.
@@ -138,6 +140,8 @@ def entries(policy: Policy) -> tuple[Entry, ...]:
         Entry("open-claims", Every(300), claiming.run, N_("open claims on statements that are settled")),
         Entry("mail", Every(MAIL_SECONDS), mail.deliver, N_("hand over notices that are due"), MAIL),
         Entry("retention", Daily(4, 30), keep_retention, N_("remove rows whose time is over")),
+        Entry("public-now", Every(NOW_SECONDS), figures.look, N_("cards free now, for the public pages"), FILES),
+        Entry("public-figures", Every(FIGURES_SECONDS), figures.run, N_("reckon the public figures"), FILES),
         Entry("alerts", Every(ALERTS_SECONDS), alerts.run, N_("tell who nears the end of hours or days")),
     )
 

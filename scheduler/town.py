@@ -176,13 +176,24 @@ class Town:
         body = f"91990000MA{self.codes:07}"
         return body + str(uscc.calc_check_digit(body))
 
-    def pool(self, name: str, *, model: str, tflops: int, watts: int, nodes: int, gpus_per_node: int, yuan: str) -> int:
+    def pool(
+        self,
+        name: str,
+        *,
+        model: str,
+        tflops: int,
+        watts: int,
+        nodes: int,
+        gpus_per_node: int,
+        yuan: str,
+        source: str | None = None,
+    ) -> int:
         """A pool, all nodes up, with a price since the day the town opened."""
 
         def work(session: Session) -> int:
             pool = pools.add_pool(
                 session, name=name, model=model, tflops_fp16_dense=tflops, watts=watts, gpus_per_node=gpus_per_node,
-                nodes=nodes, by=self.bureau[Role.OPERATOR], now=self.opened_at,
+                nodes=nodes, by=self.bureau[Role.OPERATOR], now=self.opened_at, tflops_source=source,
             )  # fmt: skip
             pools.set_tariff(
                 session, pool.id, from_on=clock.day_of(self.opened_at), price_micro_yuan=units.parse_yuan(yuan),

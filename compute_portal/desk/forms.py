@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ..forms import PortalForm, RadioChoiceField, Required, TextField
+from ..forms import LineField, PortalForm, RadioChoiceField, Required, TextField
 from ..language import N_
 
 
@@ -9,3 +9,7 @@ class ViewAsForm(PortalForm):
     why = TextField(
         N_("Reason"), [Required()], most=200, description=N_("It stays in the history, with your name and theirs.")
     )
+
+
+class NodesForm(PortalForm):
+    why = LineField(N_("Reason"), [Required()], most=200)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from flask import Blueprint, Response, redirect, render_template, url_for
 from flask import request as http
@@ -19,30 +19,25 @@ from ..enterprises import queries as enterprises
 from ..enterprises.models import Enterprise
 from ..enterprises.states import LIFE, SIZE_NAMES
 from ..forms import show
-from ..guard import actor, allows, log_access, now, one_time, portal, public, read, signed_in, tell, transact
+from ..guard import actor, allows, log_access, now, one_time, portal, read, signed_in, tell, transact
 from ..language import WORDS, Language, typed
 from ..language import say as say_in
 from ..lifecycle import list_history
+from ..pools import service as pools
 from ..sentences import Refusal, Sentence
 from ..signin import view_as as viewing
 from ..signin.queries import names_of
+from . import cluster as clusters
 from . import history as histories
 from . import jobs as timetable
 from . import overview as overviews
 from . import queries
 from . import queue as queues
-from .forms import ViewAsForm
+from .forms import NodesForm, ViewAsForm
 from .queue import KIND_NAMES, Kind
 
 blueprint = Blueprint("desk", __name__, template_folder="templates")
 LONGEST_SEARCH = 60
-
-
-@blueprint.get("/")
-@public
-def root() -> ResponseReturnValue:
-    """To the start page, or to the sign-in page."""
-    return redirect(guard.home())
 
 
 @blueprint.get("/start")
@@ -123,6 +118,73 @@ def queue() -> ResponseReturnValue:
         mail_address=url_for("people.mail"),
         names=names_of(read(), [item.assigned_to for item in found.items]),
     )
+
+
+# -- the cluster ---------------------------------------------------------------------------------------------------
+
+
+@blueprint.get("/cluster")
+@allows(Permission.CLUSTER_VIEW)
+def cluster() -> ResponseReturnValue:
+    policy = portal().policy.audit
+    found = clusters.load(read(), policy, now())
+    return render_template(
+        "desk/cluster.html",
+        cluster=found,
+        silent_for=clusters.ago(found.heartbeat_at, now()),
+        pue_permille=policy.pue_permille,
+    )
+
+
+@blueprint.get("/cluster/<int:pool_id>")
+@allows(Permission.CLUSTER_VIEW)
+def rack(pool_id: int) -> ResponseReturnValue:
+    """Sixteen nodes of a pool: `?rack=` counts from 1."""
+    return _rack_page(pool_id, NodesForm())
+
+
+def _rack_page(pool_id: int, form: NodesForm, ticked: Sequence[int] = ()) -> ResponseReturnValue:
+    return show("desk/rack.html", form, shown=clusters.load_rack(read(), pool_id, _rack(), now()), ticked=ticked)
+
+
+def _rack() -> int:
+    asked = http.args.get("rack", "1")
+    return int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 6 else 1
+
+
+@blueprint.post("/cluster/<int:pool_id>/drain")
+@allows(Permission.NODE_DRAIN)
+def drain_nodes(pool_id: int) -> ResponseReturnValue:
+    return _ask_nodes(pool_id, pools.drain_all)
+
+
+@blueprint.post("/cluster/<int:pool_id>/resume")
+@allows(Permission.NODE_RESUME)
+def resume_nodes(pool_id: int) -> ResponseReturnValue:
+    return _ask_nodes(pool_id, pools.resume_all)
+
+
+def _ask_nodes(pool_id: int, verb: Callable[..., list[int]]) -> ResponseReturnValue:
+    """An instruction for each chosen node, or for none; the page shows them waiting."""
+    shown = clusters.load_rack(read(), pool_id, _rack(), now())
+    form, by, at = NodesForm(), actor(), now()
+    node_ids = clusters.chosen(http.form.getlist("node_ids"), shown.rack.nodes)
+    if form.validate():
+        why = form.why.data or ""
+        try:
+            if not node_ids:
+                raise Refusal(Sentence("choose-a-node"))
+            address = one_time(
+                form.form_key.data,
+                lambda s: verb(s, node_ids, why=why, by=by, now=at),
+                lambda _ids: url_for("desk.rack", pool_id=pool_id, rack=shown.rack.number),
+            )
+        except Refusal as refusal:
+            form.refuse(refusal)
+        else:
+            tell(Sentence("asked-the-scheduler"))
+            return redirect(address)
+    return _rack_page(pool_id, form, node_ids)
 
 
 # -- one enterprise, for the bureau --------------------------------------------------------------------------------

@@ -28,6 +28,12 @@ class Letter:
     about: Sentence
     body: tuple[Sentence, ...]
     link: str | None
+    others: tuple[int, ...] = ()  # further notices that this letter tells
+    items: tuple[tuple[Sentence, str | None], ...] = ()  # of a digest: what each says, and where it leads
+
+    @property
+    def notice_ids(self) -> tuple[int, ...]:
+        return (self.notice_id, *self.others)
 
 
 def message_id(letter: Letter, settings: Settings) -> str:
@@ -54,23 +60,34 @@ def write(letter: Letter, settings: Settings) -> EmailMessage:
     message["Auto-Submitted"] = "auto-generated"
     greeting = gettext(letter.language, N_("Hello %(name)s,")) % {"name": letter.name} if letter.name else ""
     sentences = [about, *(say(sentence, letter.language) for sentence in letter.body)]
+    items = [
+        (say(each, letter.language), f"{settings.public_url}{link}" if link else "") for each, link in letter.items
+    ]
     link = f"{settings.public_url}{letter.link}" if letter.link else ""
     foot = [gettext(letter.language, N_("Sent by %(service)s, %(bureau)s.")) % {"service": service, "bureau": bureau}]
     if settings.contact:
         foot.append(gettext(letter.language, N_("Questions: %(contact)s")) % {"contact": settings.contact})
     encoding = "base64" if zh else "quoted-printable"
-    parts = [greeting, *sentences, link, "-- \n" + "\n".join(foot)]
+    told = ["\n".join(filter(None, item)) for item in items]
+    parts = [greeting, *sentences, *told, link, "-- \n" + "\n".join(foot)]
     message.set_content("\n\n".join(part for part in parts if part) + "\n", cte=encoding)
-    message.add_alternative(_html(letter.language, greeting, sentences, link, foot), subtype="html", cte=encoding)
+    message.add_alternative(
+        _html(letter.language, greeting, sentences, items, link, foot), subtype="html", cte=encoding
+    )
     message["Content-Language"] = HTML_LANG[letter.language]
     message.set_boundary(f"=_notice-{letter.notice_id}_=")  # sent again, it is the same to the last byte
     return message
 
 
-def _html(language: Language, greeting: str, sentences: list[str], link: str, foot: list[str]) -> str:
+def _html(
+    language: Language, greeting: str, sentences: list[str], items: list[tuple[str, str]], link: str, foot: list[str]
+) -> str:
     """No pictures, no styles, nothing that asks a server."""
     lines = [f"<p>{escape(greeting)}</p>"] if greeting else []
     lines += [f"<p>{escape(sentence)}</p>" for sentence in sentences]
+    if items:
+        told = [f'<a href="{escape(where)}">{escape(what)}</a>' if where else escape(what) for what, where in items]
+        lines.append("<ul>" + "".join(f"<li>{each}</li>" for each in told) + "</ul>")
     if link:
         words = gettext(language, N_("Open in the portal"))
         lines.append(f'<p><a href="{escape(link)}">{escape(words)}</a></p>')

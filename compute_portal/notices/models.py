@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ..db import Base, UtcDateTime, enum_type
+from .topics import Topic, Way
 
 
 class Delivery(enum.StrEnum):
@@ -41,6 +42,7 @@ class Notice(Base):
     at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
     read_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
     delivery: Mapped[Delivery] = mapped_column(enum_type(Delivery, "delivery"))
+    digest: Mapped[bool] = mapped_column(server_default=sa.false())  # it waits for the receiver’s next digest
     tries: Mapped[int] = mapped_column(default=0)
     next_try_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
     done_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)  # sent, failed or dropped
@@ -70,3 +72,13 @@ class Notice(Base):
             postgresql_where=sa.text("delivery = 'failed'"),
         ),
     )
+
+
+class NoticeChoice(Base):
+    """How somebody wants notices of a topic by mail. No row: as `topics.USUAL` says."""
+
+    __tablename__ = "notice_choices"
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), primary_key=True)
+    topic: Mapped[Topic] = mapped_column(enum_type(Topic, "topic"), primary_key=True)
+    way: Mapped[Way] = mapped_column(enum_type(Way, "way"))
+    __table_args__ = (sa.CheckConstraint("topic <> 'account'", name="choosable"),)

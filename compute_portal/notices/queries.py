@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from ..access import Actor
-from .models import Delivery, Notice
+from .models import Delivery, Notice, NoticeChoice
+from .topics import USUAL, Topic, Way
 
 
 def own_notices(by: Actor, *, unread_only: bool = False) -> sa.Select[Notice]:
@@ -27,6 +29,29 @@ def due_ids(session: Session, *, now: dt.datetime, limit: int) -> list[int]:
             .limit(limit)
         )
     )
+
+
+def due_with(session: Session, user_ids: Iterable[int], *, now: dt.datetime) -> list[int]:
+    """All that is due of these people's digests, so that each comes whole."""
+    return list(
+        session.scalars(
+            sa.select(Notice.id).where(
+                Notice.user_id.in_(list(user_ids)),
+                Notice.digest.is_(True),
+                Notice.delivery == Delivery.WAITING,
+                Notice.next_try_at <= now,
+            )
+        )
+    )
+
+
+def ways_of(session: Session, user_ids: Iterable[int]) -> dict[int, dict[Topic, Way]]:
+    """How each of these people wants each topic by mail."""
+    ids = set(user_ids)
+    found = {id: dict(USUAL) for id in ids}
+    for choice in session.scalars(sa.select(NoticeChoice).where(NoticeChoice.user_id.in_(ids))):
+        found[choice.user_id][choice.topic] = choice.way
+    return found
 
 
 def failed_notices() -> sa.Select[Notice]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from ..access import Actor, Permission, require
 from ..sentences import NotFound, Sentence
-from .models import Delivery, Notice
+from .models import Delivery, Notice, NoticeChoice
+from .topics import Topic, Way
 
 
 def send(
@@ -110,6 +111,19 @@ def mark_all_read(session: Session, *, by: Actor, now: dt.datetime) -> int:
     ).rowcount
 
 
+def choose(session: Session, ways: Mapping[Topic, Way], *, by: Actor) -> None:
+    """How the actor wants topics by mail from now on. What waits for a digest already comes with it."""
+    require(by, Permission.NOTICE_READ)
+    assert by.user_id is not None
+    for topic, way in ways.items():
+        choice = session.get(NoticeChoice, (by.user_id, topic))
+        if choice is None:
+            session.add(NoticeChoice(user_id=by.user_id, topic=topic, way=way))
+        else:
+            choice.way = way
+    session.flush()
+
+
 # -- their way by mail: `scheduler/mail.py` claims, sends outside of any transaction, then marks
 
 LEASE = dt.timedelta(minutes=10)  # longer than a batch takes; afterwards a claim that was not marked is due again
@@ -144,7 +158,7 @@ def mark_failed(session: Session, notice_id: int, error: str, *, now: dt.datetim
 
 
 def mark_dropped(session: Session, notice_ids: Sequence[int], *, now: dt.datetime) -> None:
-    """Their receivers were disabled or erased meanwhile."""
+    """Their receivers were disabled or erased meanwhile, or do not want them by mail."""
     for notice_id in notice_ids:
         _done(session, notice_id, Delivery.DROPPED, None, now)
 
@@ -156,6 +170,16 @@ def give_back(session: Session, notice_ids: Sequence[int], *, now: dt.datetime) 
         .where(Notice.id.in_(notice_ids), Notice.delivery == Delivery.WAITING)
         .values(next_try_at=now, tries=Notice.tries - 1)
     )
+
+
+def gather(session: Session, notice_ids: Sequence[int], *, until: dt.datetime) -> None:
+    """Claimed, but their receivers want them once a day: not tried, and due with the next digest."""
+    if notice_ids:
+        session.execute(
+            sa.update(Notice)
+            .where(Notice.id.in_(notice_ids), Notice.delivery == Delivery.WAITING)
+            .values(next_try_at=until, tries=Notice.tries - 1, digest=True)
+        )
 
 
 def put_off(session: Session, notice_id: int, error: str, *, now: dt.datetime) -> None:

@@ -34,6 +34,7 @@ class Pool(Base):
     name: Mapped[str] = mapped_column(sa.String(40), unique=True)
     model: Mapped[str] = mapped_column(sa.String(80))
     tflops_fp16_dense: Mapped[int]
+    tflops_source: Mapped[str | None] = mapped_column(sa.String(200))  # where that figure is from
     watts: Mapped[int]
     gpus_per_node: Mapped[int]
     booking_unit: Mapped[BookingUnit] = mapped_column(enum_type(BookingUnit, "booking_unit"))

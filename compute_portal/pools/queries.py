@@ -283,6 +283,10 @@ class Picture:
         )
 
     @property
+    def node_count(self) -> int:
+        return len(self.nodes)
+
+    @property
     def capacity(self) -> int:
         """All GPUs, whatever the state of their nodes."""
         return sum(node.gpus for node in self.nodes)

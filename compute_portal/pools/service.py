@@ -67,12 +67,14 @@ def add_pool(
     by: Actor,
     now: dt.datetime,
     how_to_connect: str | None = None,
+    tflops_source: str | None = None,
 ) -> Pool:
     """A pool with `nodes` equal nodes named <name>-n001 …, all up from now."""
     pool = Pool(
         name=name,
         model=model,
         tflops_fp16_dense=tflops_fp16_dense,
+        tflops_source=tflops_source,
         watts=watts,
         gpus_per_node=gpus_per_node,
         booking_unit=BookingUnit.GPU,
@@ -274,6 +276,16 @@ def drain(session: Session, node_id: int, *, why: str, by: Actor, now: dt.dateti
 def resume(session: Session, node_id: int, *, why: str, by: Actor, now: dt.datetime) -> int:
     require(by, Permission.NODE_RESUME)
     return _ask_about_node(session, InstructionVerb.RESUME, node_id, NodeState.UP, why=why, by=by, now=now)
+
+
+def drain_all(session: Session, node_ids: Iterable[int], *, why: str, by: Actor, now: dt.datetime) -> list[int]:
+    """`drain` for several nodes, or for none of them."""
+    return [drain(session, node_id, why=why, by=by, now=now) for node_id in node_ids]
+
+
+def resume_all(session: Session, node_ids: Iterable[int], *, why: str, by: Actor, now: dt.datetime) -> list[int]:
+    """`resume` for several nodes, or for none of them."""
+    return [resume(session, node_id, why=why, by=by, now=now) for node_id in node_ids]
 
 
 def _ask_about_node(

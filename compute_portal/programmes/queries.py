@@ -14,6 +14,7 @@ from ..ledger.service import programme as ledger_owner
 from ..pools.models import Discount, Pool
 from ..sentences import NotFound
 from .models import CardWeight, Programme, ProgrammePool, ProgrammeVersion
+from .rules import Rules
 
 
 def get_programme(session: Session, programme_id: int) -> Programme:
@@ -124,6 +125,16 @@ def list_versions(session: Session, programme_id: int) -> list[ProgrammeVersion]
             .limit(100)
         )
     )
+
+
+def rules_on(session: Session, programme_ids: Iterable[int], on: dt.date) -> dict[int, Rules]:
+    """The rules of each programme in force on a day, in one query."""
+    rows = session.scalars(
+        sa.select(ProgrammeVersion)
+        .where(ProgrammeVersion.programme_id.in_(list(programme_ids)), ProgrammeVersion.from_on <= on)
+        .order_by(ProgrammeVersion.number)
+    )
+    return {row.programme_id: Rules.from_json(row.rules) for row in rows}
 
 
 def list_weights(session: Session, programme_id: int, on: dt.date) -> list[CardWeight]:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from .. import clock
 from ..access import Actor, Columns, visible
+from ..allocations.models import Allocation
 from ..bookings import prices
 from ..bookings.models import Attempt, Booking
 from ..enterprises import queries as enterprises
@@ -44,6 +45,21 @@ class Which:
     billed_in: str | None = None
     tariff_id: int | None = None
     adjustment: bool | None = None
+
+
+def used_by_day(session: Session, allocation: Allocation) -> dict[dt.date, int]:
+    """GPU-seconds of an allocation on each day with use: one query."""
+    rows = session.execute(
+        sa.select(UsageRecord.day_on, sa.func.sum(UsageRecord.gpu_seconds))
+        .where(
+            UsageRecord.enterprise_id == allocation.enterprise_id,
+            UsageRecord.allocation_id == allocation.id,
+            UsageRecord.day_on >= allocation.starts_on - dt.timedelta(days=1),
+        )
+        .group_by(UsageRecord.day_on)
+        .order_by(UsageRecord.day_on)
+    )
+    return {day: int(seconds) for day, seconds in rows}
 
 
 def _narrow(query: sa.Select[*Columns], which: Which, by: Actor) -> sa.Select[*Columns]:

@@ -17,6 +17,8 @@ from sqlalchemy.orm import Session
 
 from .. import clock, exports, paging, units
 from ..access import Actor, Permission
+from ..allocations import queries as allocations
+from ..allocations.states import AllocationState
 from ..bookings import queries as bookings
 from ..db import Database
 from ..enterprises import queries as enterprises
@@ -28,7 +30,8 @@ from ..ledger.models import Bucket
 from ..sentences import NotFound, Refusal, Sentence
 from ..signin.queries import names_of
 from . import queries, service
-from .forecast import outlooks, spend
+from .burn import burn
+from .forecast import of_allocation, outlooks, spend
 from .forms import CorrectionForm, RerateForm
 from .freshness import freshness
 from .models import ChargeKind
@@ -242,6 +245,49 @@ def _by_enterprise(which: Which, by: Actor) -> dict[str, object]:
     rows = queries.sums_by_enterprise(read(), which, by, find, offset=page.offset)
     fresh = freshness(read(), by, now())
     return {"firms": rows, "page": page, "find": find, "fresh": fresh, "spend": None, "current": []}
+
+
+# -- an allocation, day by day
+
+
+@blueprint.get("/usage/allocations/<int:allocation_id>")
+@allows(Permission.USAGE_VIEW)
+def allocation(allocation_id: int) -> ResponseReturnValue:
+    by = actor()
+    row = allocations.get_row(read(), allocation_id, by)
+    running = row.allocation.state is AllocationState.ACTIVE
+    forecast = of_allocation(read(), row.allocation, row.balance, now()) if running else None
+    return render_template(
+        "usage/allocation.html",
+        row=row,
+        forecast=forecast,
+        burn=burn(
+            queries.used_by_day(read(), row.allocation),
+            awarded=row.balance.awarded,
+            starts_on=row.allocation.starts_on,
+            ends_on=row.allocation.ends_on,
+            today=clock.day_of(now()),
+            forecast=forecast,
+        ),
+        export=url_for("usage.export_allocation", allocation_id=allocation_id)
+        if by.may(Permission.USAGE_EXPORT)
+        else None,
+    )
+
+
+@blueprint.get("/usage/allocations/<int:allocation_id>.csv")
+@allows(Permission.USAGE_EXPORT)
+def export_allocation(allocation_id: int) -> ResponseReturnValue:
+    row = allocations.get_row(read(), allocation_id, actor())
+    log_access("export", f"allocation {allocation_id}")
+    lines, so_far = [], 0
+    for day, seconds in queries.used_by_day(read(), row.allocation).items():
+        so_far += seconds
+        lines.append((day.isoformat(), seconds, so_far, row.balance.awarded))
+    header = ("day", "used_gpu_seconds", "used_so_far_gpu_seconds", "awarded_gpu_seconds")
+    response = Response("".join(exports.csv_lines(header, lines)), mimetype=exports.MIMETYPE)
+    response.headers["Content-Disposition"] = f'attachment; filename="allocation-{allocation_id}.csv"'
+    return response
 
 
 # -- records

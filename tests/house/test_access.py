@@ -82,6 +82,9 @@ SHARED: dict[str, Row] = {
         "scheme_id",
         "payment_id",
         "pack_id",
+        "dataset_id",
+        "site_id",
+        "transition_id",
     )
 }
 FOREIGNER = {Role.MEMBER: "tang", Role.MANAGER: "mei"}

@@ -16,6 +16,7 @@ from compute_portal.bookings import service as bookings
 from compute_portal.bookings.models import Booking
 from compute_portal.bookings.states import BookingState, WaiterState
 from compute_portal.claims.states import ClaimState
+from compute_portal.commons.states import DatasetState, SiteState, TransitionState
 from compute_portal.enterprises.states import EnterpriseState
 from compute_portal.language import WORDS, say
 from compute_portal.lifecycle import Lifecycle, Move, list_history, move_all, move_to
@@ -47,6 +48,9 @@ FIRST: dict[str, set[enum.StrEnum]] = {
     "dispute": {DisputeState.OPENED},
     "claim": {ClaimState.OPENED},
     "waiter": {WaiterState.WAITING},
+    "dataset": {DatasetState.LISTED},
+    "site": {SiteState.ANNOUNCED, SiteState.COMMITTED, SiteState.BUILDING, SiteState.ENERGISED},
+    "transition": {TransitionState.RECORDED},
 }
 NOT_ALLOWED = [
     (kind, before, after)
@@ -85,8 +89,8 @@ def test_every_table_holds_states_of_its_own_only_and_can_be_printed(kind: str) 
     assert all(state not in afters for state, afters in life.moves.items()), "a move leads back to where it began"
     lines = [f"{state} → {' | '.join(sorted(life.moves.get(state, ()))) or '(end)'}" for state in life.states]
     # A declined application may be corrected and made again.
-    endless = kind in ("node", "enterprise")
-    assert endless or any("(end)" in line for line in lines), "only nodes and enterprises live for ever"
+    endless = kind in ("node", "enterprise", "dataset")
+    assert endless or any("(end)" in line for line in lines), "only nodes, enterprises and datasets live for ever"
     assert life.kind in WORDS, "a refusal names the kind"
 
 

@@ -26,6 +26,9 @@ from compute_portal.bookings.models import Attempt, Booking, Strike, Waiter
 from compute_portal.bookings.states import WaiterState
 from compute_portal.claims.models import Claim
 from compute_portal.claims.states import ClaimState
+from compute_portal.commons import service as commons
+from compute_portal.commons.service import DatasetText, NewTransition, SiteStage
+from compute_portal.commons.states import SiteState, Tier
 from compute_portal.desk.models import TimetableEntry
 from compute_portal.enterprises import membership
 from compute_portal.enterprises import service as enterprises
@@ -140,6 +143,7 @@ def build(cast: Cast, policy: Policy) -> Town:
             session.add(told)
             session.flush()
             town.notices[name] = told.id
+        town.shared |= _commons(session, cast, policy)
         town.shared |= {"person_id": cast.users["wu"], "mail_id": town.notices["wu"]}
 
     cast.database.transaction(shared)
@@ -175,6 +179,21 @@ def _disputed(cast: Cast, rows: dict[str, int], mark: str) -> dict[str, int]:
         return {"line_id": line.id, "dispute_id": dispute.id}
 
     return cast.database.transaction(work)
+
+
+def _commons(session: Session, cast: Cast, policy: Policy) -> dict[str, int]:
+    """A dataset, a site with power, a transition."""
+    text = DatasetText(
+        "公交到站", "Bus arrivals", "交通局", "Transport bureau", Tier.OPEN, "直接下载。", "Download it."
+    )
+    stage = SiteStage(SiteState.COMMITTED, 54_000, clock.day_of(NOW), "供电答复单", "https://example.cn/318")
+    asked = NewTransition(cast.allocation, clock.day_of(NOW), "语音客服", "A speech service", "合同", None)
+    by = cast.operator
+    return {
+        "dataset_id": commons.list_dataset(session, text, by=by, now=NOW).id,
+        "site_id": commons.enter_site(session, "东港", "Donggang", stage, by=by, now=NOW).id,
+        "transition_id": commons.record_transition(session, asked, policy=policy.commons, by=by, now=NOW).id,
+    }
 
 
 def _payment(session: Session, cast: Cast) -> int:

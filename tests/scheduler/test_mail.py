@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from compute_portal.notices import folder
 from compute_portal.notices import service as notices
 from compute_portal.notices.models import Delivery, Notice
+from compute_portal.notices.topics import Topic, Way
 from compute_portal.sentences import Sentence
 from compute_portal.signin.models import User
 from compute_portal.signin.service import disable_person
@@ -298,3 +299,58 @@ def test_production_needs_a_mail_server_and_writes_mail_into_no_folder() -> None
         load_settings(**given, smtp_url="smtp://127.0.0.1", mail_from="a@example.cn", mail_dir="/tmp/mail")
     settings = load_settings(**given, smtp_url="smtp://127.0.0.1", mail_from="a@example.cn")
     assert settings.mail_folder is None
+
+
+# -- once a day
+
+
+DIGEST_AT = dt.datetime(2026, 11, 19, 0, 0, tzinfo=dt.UTC)  # eight in the morning in Shanghai
+
+
+def remind(cast: Cast, number: int, now: dt.datetime, *names: str, about: str = "alert-days") -> None:
+    """What is told once a day, unless somebody chose otherwise."""
+    sentence = Sentence(about, allocation=f"H800 {number}", n=number, last=dt.date(2026, 12, 1), number=number)
+
+    def work(session: object) -> None:
+        for name in names:
+            notices.send(session, to=cast.users[name], about=sentence, link=f"/allocations/{number}", now=now)  # type: ignore[arg-type]
+
+    cast.database.transaction(work)
+
+
+def choose(cast: Cast, name: str, way: Way) -> None:
+    cast.database.transaction(lambda s: notices.choose(s, {Topic.TERM: way}, by=cast.actor(name)))
+
+
+def test_what_is_not_urgent_comes_once_a_day_in_one_mail_and_survives_a_killed_worker_under_the_same_id(
+    cast: Cast, post: Context, mailbox: Mailbox
+) -> None:
+    choose(cast, "mei", Way.AT_ONCE)
+    choose(cast, "tang", Way.PORTAL)
+    for number in range(2, 5):
+        remind(cast, number, NOW + number * SECOND, "lin", "mei", "tang")
+    remind(cast, 9, NOW, "chen")
+    assert mail.deliver(post, NOW + 10 * SECOND) == 3
+    assert to(mailbox) == ["mei@example.cn"] * 3
+    assert mail.deliver(post, DIGEST_AT - SECOND) == 0
+
+    with post.database.read_only() as session:
+        due = mail.queries.due_ids(session, now=DIGEST_AT, limit=1)
+    claimed = post.transact(lambda s: mail._claim(s, due, DIGEST_AT, 8))  # killed before it was sent
+    assert [len(letter.notice_ids) for letter in claimed] in ([3], [1])
+    after = DIGEST_AT + notices.LEASE
+    assert mail.deliver(post, after) == 2
+    digest = next(message for message in mailbox.received if "lin@example.cn" in str(message["To"]))
+    assert str(digest["Subject"]) == "3 条通知"
+    assert all(f"http://portal.test/allocations/{number}" in text_of(digest) for number in (2, 3, 4))
+    assert text_of(digest, "html").count("<li>") == 3
+    alone = next(message for message in mailbox.received if "chen@example.cn" in str(message["To"]))
+    assert "H800 9" in str(alone["Subject"])
+    with post.database.read_only() as session:
+        newest = session.scalars(
+            sa.select(Notice.id).where(Notice.user_id == cast.users["lin"]).order_by(Notice.id.desc())
+        ).first()
+    assert str(digest["Message-ID"]).startswith(f"<notice-{newest}.")
+    assert {row.delivery for row in rows(cast) if row.user_id != cast.users["tang"]} == {Delivery.SENT}
+    assert {row.delivery for row in rows(cast) if row.user_id == cast.users["tang"]} == {Delivery.DROPPED}
+    assert mail.deliver(post, after + 48 * HOUR) == 0

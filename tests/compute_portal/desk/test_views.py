@@ -78,11 +78,6 @@ def beat(cast: Cast, at: dt.datetime) -> None:
     cast.database.transaction(work)
 
 
-def test_the_address_of_the_service_leads_to_the_start_page_or_to_the_door(app: Flask, cast: Cast) -> None:
-    assert app.test_client().get("/").location == "/sign-in"
-    assert sign_in(app, cast.users["chen"]).get("/").location == "/start"
-
-
 def test_a_member_is_told_what_runs_and_starts_using_it_with_one_button(app: Flask, cast: Cast, policy: Policy) -> None:
     booking = cast.submit(cast.flexible(4, 2), policy.bookings)
     run(cast, booking, NOW - HOUR)
