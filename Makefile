@@ -3,10 +3,10 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench faults lock install
+.PHONY: help demo test check axe-all bench faults lock install
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: ## run the portal and its scheduler with a demo city, http://127.0.0.1:8000 (PORT=8001 changes it)
 	@$(PYTHON) bootstrap.py demo
@@ -16,6 +16,9 @@ test: ## run the tests (ARGS="tests/scheduler -k name" narrows; STRICT=1 turns a
 
 check: ## ruff, mypy, import contracts, models equal migrations
 	@$(PYTHON) bootstrap.py check
+
+axe-all: ## look at every page in both languages and themes on a desk and a phone
+	@$(PYTHON) bootstrap.py axe-all $(ARGS)
 
 bench: ## measure (ARGS="-k name" narrows)
 	@$(PYTHON) bootstrap.py bench $(ARGS)

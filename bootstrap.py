@@ -60,6 +60,12 @@ def faults(args: list[str]) -> int:
     return become(["-m", "pytest", "-m", "faults", "-o", "timeout=0", *in_parallel(args), *args])
 
 
+def axe_all(args: list[str]) -> int:
+    install(TESTS)
+    os.environ["AXE"] = "all"
+    return become(["-m", "pytest", "-o", "timeout=0", "tests/browser/test_everybody.py", *args])
+
+
 def bench(args: list[str]) -> int:
     install(TESTS)
     return become(["-m", "pytest", "-m", "bench", "-o", "timeout=0", "-s", *args])
@@ -128,6 +134,7 @@ COMMANDS = {
     "demo": demo,
     "test": test,
     "check": check,
+    "axe-all": axe_all,
     "bench": bench,
     "faults": faults,
     "lock": lock,

@@ -89,6 +89,9 @@ class Permission(enum.StrEnum):
     ENTERPRISE_VERIFY = "enterprise:verify"
     ENTERPRISE_VIEW = "enterprise:view"
     FAPIAO_ENTER = "fapiao:enter"
+    FEED_MAKE = "feed:make"
+    FEED_REVOKE = "feed:revoke"
+    FEED_VIEW = "feed:view"
     FIGURE_ENTER = "figure:enter"
     FIGURE_VIEW = "figure:view"
     FILE_VIEW = "file:view"
@@ -188,7 +191,8 @@ SIGNED_IN = UNCONFIRMED | {P.ACCOUNT_CHANGE, P.NOTICE_READ, P.NOTICE_VIEW}
 # Whoever is not with the bureau may found a place of their own or take one that is offered.
 NEWCOMER = SIGNED_IN | {P.ENTERPRISE_REGISTER, P.INVITATION_ACCEPT}
 _EVERYBODY = SIGNED_IN | {
-    P.START_VIEW, P.POOL_VIEW, P.PROGRAMME_VIEW, P.REVIEW_VIEW_TIMES, P.TARIFF_VIEW, P.WORKDAY_VIEW,
+    P.FEED_MAKE, P.FEED_REVOKE, P.FEED_VIEW, P.START_VIEW, P.POOL_VIEW, P.PROGRAMME_VIEW, P.REVIEW_VIEW_TIMES,
+    P.TARIFF_VIEW, P.WORKDAY_VIEW,
 }  # fmt: skip
 _MEMBER = _EVERYBODY | NEWCOMER | {
     P.LETTER_VIEW, P.REVIEW_FOLLOW,

@@ -31,6 +31,7 @@ from .allocations.views import blueprint as allocations
 from .announcements.views import blueprint as announcements
 from .bookings.views import blueprint as bookings
 from .budgets.views import blueprint as budgets
+from .calendar.views import blueprint as calendar
 from .cancellations.views import blueprint as cancellations
 from .claims.views import blueprint as claims
 from .cli import register_cli
@@ -39,6 +40,7 @@ from .db import Database
 from .desk.models import Leader
 from .desk.views import blueprint as desk
 from .enterprises.views import blueprint as enterprises
+from .feeds.views import blueprint as feeds
 from .files.views import blueprint as files
 from .forms import a_form_key
 from .gauges import Gauges
@@ -66,11 +68,13 @@ FEATURES: list[Blueprint] = [
     allocation_changes,
     allocation_reports,
     budgets,
+    calendar,
     cancellations,
     announcements,
     commons,
     desk,
     enterprises,
+    feeds,
     files,
     notices,
     people,

@@ -145,6 +145,7 @@ EVENTS: dict[tuple[str, str], str] = {
     ("booking", "move"): N_("Moved to other cards"),
     ("booking", "waive"): N_("No-show waived"),
     ("waiter", "join"): N_("Joined the wait-list"),
+    ("waiter", "keep"): N_("Window kept while deciding"),
     ("allocation", "block"): N_("No new bookings"),
     ("allocation", "budget"): N_("Sub-budgets set"),
     ("allocation", "slow"): N_("Its bookings come last"),

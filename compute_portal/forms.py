@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from flask import make_response, render_template, request
@@ -193,6 +194,24 @@ class YuanField(TypedField):
 
     def write(self, value: int) -> str:
         return amount(value, language())
+
+
+class BillionsField(TypedField):
+    """Billions with up to three decimals; `data` is millions."""
+
+    complaint = Sentence("not-a-number", example="7")
+
+    def read(self, text: str) -> int:
+        try:
+            millions = Decimal(text.replace(",", "").replace("，", "")) * 1000
+        except InvalidOperation:
+            raise ValueError(text) from None
+        if not millions.is_finite() or millions != millions.to_integral_value() or not 0 < millions <= 10**9:
+            raise ValueError(text)
+        return int(millions)
+
+    def write(self, value: int) -> str:
+        return f"{Decimal(value) / 1000:f}".rstrip("0").rstrip(".")
 
 
 class MomentField(TypedField):

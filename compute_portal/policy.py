@@ -69,6 +69,9 @@ class BookingPolicy(_Section):
     strikes_pause_days: int = Field(gt=0)
     option_minutes: int = Field(gt=0)
     waiting_most: int = Field(gt=0)
+    offer_minutes: int = Field(gt=0)
+    offers_most: int = Field(gt=0, le=20)
+    offers_apart_hours: int = Field(gt=0)
     late_start_minutes: int = Field(gt=0)
     warn_before_end_minutes: tuple[int, ...]
 

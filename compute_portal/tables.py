@@ -11,6 +11,7 @@ from .commons import models as commons
 from .db import Base
 from .desk import models as desk
 from .enterprises import models as enterprises
+from .feeds import models as feeds
 from .files import models as files
 from .ledger import models as ledger
 from .lifecycle import HistoryEntry
@@ -27,6 +28,6 @@ from .workdays import models as workdays
 
 __all__ = [
     "Base", "HistoryEntry", "PolicyVersion", "allocations", "announcements", "bookings", "budgets", "cancellations",
-    "claims", "commons", "desk", "enterprises", "files", "ledger", "notices", "pools", "programmes", "review",
+    "claims", "commons", "desk", "enterprises", "feeds", "files", "ledger", "notices", "pools", "programmes", "review",
     "review_models", "signin", "statements", "subsidies", "usage", "workdays",
 ]  # fmt: skip

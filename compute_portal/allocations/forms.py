@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
-
 from wtforms import HiddenField
 
 from ..files.forms import Chosen, UploadField
 from ..forms import (
+    BillionsField,
     ChoiceField,
     CountField,
     DayField,
@@ -14,11 +13,9 @@ from ..forms import (
     PortalForm,
     Required,
     TextField,
-    TypedField,
 )
 from ..language import N_
 from ..programmes.states import FIELDS
-from ..sentences import Sentence
 from .changes import Wish
 from .requests import Answers, Beginning
 from .states import ChangeKind
@@ -98,24 +95,6 @@ class RequestForm(PortalForm):
 class DocumentForm(PortalForm):
     kind = ChoiceField(N_("What it is"), [Required()])
     document = UploadField(N_("Document"), [Chosen()], description=N_("PDF, picture, Word, Excel or ZIP"))
-
-
-class BillionsField(TypedField):
-    """Billions with up to three decimals; `data` is millions."""
-
-    complaint = Sentence("not-a-number", example="7")
-
-    def read(self, text: str) -> int:
-        try:
-            millions = Decimal(text.replace(",", "").replace("，", "")) * 1000
-        except InvalidOperation:
-            raise ValueError(text) from None
-        if not millions.is_finite() or millions != millions.to_integral_value() or not 0 < millions <= 10**9:
-            raise ValueError(text)
-        return int(millions)
-
-    def write(self, value: int) -> str:
-        return f"{Decimal(value) / 1000:f}".rstrip("0").rstrip(".")
 
 
 class SizeForm(PortalForm):

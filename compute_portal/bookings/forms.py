@@ -8,7 +8,18 @@ from typing import Any
 from wtforms import HiddenField
 
 from .. import clock
-from ..forms import ChoiceField, CountField, HoursField, LineField, MomentField, PortalForm, Required, TextField
+from ..allocations.sizing import Size, size_of
+from ..forms import (
+    BillionsField,
+    ChoiceField,
+    CountField,
+    HoursField,
+    LineField,
+    MomentField,
+    PortalForm,
+    Required,
+    TextField,
+)
 from ..language import N_
 from ..sentences import Sentence
 from .queries import Choice
@@ -16,6 +27,7 @@ from .service import BookingRequest
 from .states import BookingKind
 
 PROPOSED_SECONDS = 8 * 3_600
+USUAL_UTILISATION = 40  # percent of what a card could do
 
 
 class RunField(HoursField):
@@ -92,6 +104,33 @@ class FlexibleForm(BookingForm):
 
 
 FORMS: dict[str, type[BookingForm]] = {BookingKind.FIXED: FixedForm, BookingKind.FLEXIBLE: FlexibleForm}
+
+
+class SizeForm(PortalForm):
+    """How long a training run takes on the cards of the form. Read from the address: nothing is stored."""
+
+    parameters = BillionsField(N_("Parameters"), render_kw={"inputmode": "decimal"})
+    tokens = BillionsField(N_("Training tokens"), render_kw={"inputmode": "decimal"})
+    utilisation = CountField(
+        N_("Utilisation"), description=N_("40 is usual for a well-tuned run"), render_kw={"inputmode": "numeric"}
+    )
+
+    def size(self, *, tflops: int, cards: int) -> Size | None:
+        """What the run needs; None until it is asked, or where the numbers cannot be read."""
+        if self.utilisation.typed is None:
+            self.utilisation.data = USUAL_UTILISATION
+            return None
+        for field in self:
+            field.errors = list(field.process_errors)
+        if None in (self.parameters.data, self.tokens.data, self.utilisation.data) or self.utilisation.data > 100:
+            return None
+        return size_of(
+            parameters_million=self.parameters.data,
+            tokens_million=self.tokens.data,
+            tflops=tflops,
+            utilisation_percent=self.utilisation.data,
+            cards=cards,
+        )
 
 
 class ExtendForm(PortalForm):

@@ -305,3 +305,22 @@ def list_waiters(session: Session, by: Actor, now: dt.datetime) -> list[WaiterRo
 
 def get_waiter(session: Session, waiter_id: int, by: Actor) -> Waiter:
     return must_see(session.get(Waiter, waiter_id), by)
+
+
+def own_ids(session: Session, by: Actor, pool_id: int) -> tuple[list[int], list[int]]:
+    """Of the actor's enterprise in a pool: bookings that are not over, and who on the wait-list has a window kept.
+
+    One query; the bureau has none of its own.
+    """
+    if by.enterprise_id is None:
+        return [], []
+    booked = sa.select(sa.literal_column("0", sa.Integer), Booking.id).where(
+        Booking.enterprise_id == by.enterprise_id,
+        Booking.pool_id == pool_id,
+        Booking.state.in_(NOT_STARTED | ON_THE_CLUSTER),
+    )
+    kept = sa.select(sa.literal_column("1", sa.Integer), Waiter.id).where(
+        Waiter.enterprise_id == by.enterprise_id, Waiter.pool_id == pool_id, Waiter.state == WaiterState.OFFERED
+    )
+    rows = session.execute(sa.union_all(booked, kept)).all()
+    return [id for kind, id in rows if kind == 0], [id for kind, id in rows if kind == 1]

@@ -305,9 +305,10 @@ def check_more_time(session: Session, asked: BookingRequest, *, by: Actor, now: 
     if asked.ends_at > ground.allocation.ends_at:
         raise Refusal(Sentence("after-the-allocation", last=ground.allocation.ends_on), "ends_at")
     limits = _limits(session, ground, asked.starts_at, asked.ends_at)
-    mine = _own_windows(session, ground, now) if any(limit is not None for _first, _last, limit in limits) else []
+    bound = any(limit is not None for _first, _last, limit in limits)
+    mine = own_windows(session, ground.enterprise.id, ground.pool.id, now) if bound else []
     for first, last, limit in limits:
-        used = _peak(mine, first, last)
+        used = peak(mine, first, last)
         if limit is not None and used + asked.gpus > limit:
             raise Refusal(Sentence("over-the-limit-then", asked=asked.gpus, limit=limit, used=used), "ends_at")
     overdraft_most = _overdraft_most(session, ground, _needed(asked), by)
@@ -510,12 +511,12 @@ def _check_window(
         paused = strikes.paused_until(session, ground.enterprise.id, policy, now)
     if paused is not None:
         raise Refusal(Sentence("paused-by-strikes", n=policy.strikes_most, until=paused), "kind")
-    mine = _own_windows(session, ground, now)
+    mine = own_windows(session, ground.enterprise.id, ground.pool.id, now)
     coming = sum(1 for window in mine if window.to_come)
     if coming >= policy.fixed_open_most:
         raise Refusal(Sentence("too-many-fixed", most=policy.fixed_open_most, open=coming), "kind")
     for first, last, limit in _limits(session, ground, start, end):
-        used = _peak(mine, first, last)
+        used = peak(mine, first, last)
         if limit is not None and used + asked.gpus > limit:
             raise Refusal(Sentence("over-the-limit-then", asked=asked.gpus, limit=limit, used=used), "gpus")
 
@@ -534,7 +535,7 @@ def _limits(
     ]
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
     """GPUs that the enterprise has from when to when; `to_come`: a fixed booking that has not started."""
 
     starts_at: dt.datetime
@@ -543,14 +544,14 @@ class _Window(NamedTuple):
     to_come: bool
 
 
-def _own_windows(session: Session, ground: _Ground, now: dt.datetime) -> list[_Window]:
+def own_windows(session: Session, enterprise_id: int, pool_id: int, now: dt.datetime) -> list[Window]:
     """The enterprise's fixed bookings in this pool that are not over, and what runs there by its longest run."""
     rows = session.execute(
         sa.select(Booking.starts_at, Booking.ends_at, Booking.gpus, Booking.state, Attempt.until_at)
         .outerjoin(Attempt, sa.and_(Attempt.booking_id == Booking.id, Attempt.outcome.is_(None)))
         .where(
-            Booking.enterprise_id == ground.enterprise.id,
-            Booking.pool_id == ground.pool.id,
+            Booking.enterprise_id == enterprise_id,
+            Booking.pool_id == pool_id,
             sa.or_(
                 sa.and_(Booking.kind == BookingKind.FIXED, Booking.state.in_(OPEN_FIXED)),
                 Booking.state.in_(ON_THE_CLUSTER),
@@ -558,12 +559,12 @@ def _own_windows(session: Session, ground: _Ground, now: dt.datetime) -> list[_W
         )
     )
     return [
-        _Window(starts_at or now, ends_at or until_at or now, gpus, state in OPEN_FIXED)
+        Window(starts_at or now, ends_at or until_at or now, gpus, state in OPEN_FIXED)
         for starts_at, ends_at, gpus, state, until_at in rows
     ]
 
 
-def _peak(windows: Sequence[_Window], start: dt.datetime, end: dt.datetime) -> int:
+def peak(windows: Sequence[Window], start: dt.datetime, end: dt.datetime) -> int:
     """The most GPUs these windows take at one instant of [start, end); it is reached at a start."""
     inside = [window for window in windows if window.starts_at < end and window.ends_at > start]
     instants = {max(start, window.starts_at) for window in inside}

@@ -16,15 +16,15 @@ from ..access import Permission
 from ..enterprises.states import SizeClass
 from ..forms import a_form_key, show
 from ..guard import actor, allows, language, now, one_time, portal, read, signed_in, tell
-from ..language import N_, gettext, hours
+from ..language import N_, gettext, hours, typed
 from ..lifecycle import list_history
 from ..paging import page_of
 from ..pools import queries as pool_queries
 from ..sentences import Refusal, Sentence
 from ..signin import queries as people
-from . import extending, fees, queries, service, waiting
+from . import extending, fees, offers, queries, service, waiting
 from . import queue as queues
-from .forms import FORMS, PROPOSED_SECONDS, BookingForm, DeclineForm, ExtendForm, FixedForm, TakeForm, propose
+from .forms import FORMS, PROPOSED_SECONDS, BookingForm, DeclineForm, ExtendForm, FixedForm, SizeForm, TakeForm, propose
 from .models import Booking
 from .queries import Choice
 from .service import BookingRequest, Quote
@@ -32,6 +32,7 @@ from .states import NOT_STARTED, ON_THE_CLUSTER, BookingKind, BookingState, Wait
 
 blueprint = Blueprint("bookings", __name__, template_folder="templates")
 PROPOSED_MORE = clock.HOUR
+OTHERS_WITHIN = dt.timedelta(days=14)  # of a window that is full, others are offered that begin so soon after it
 # What a link to the form may bring along.
 IN_ADDRESS = ("allocation_id", "gpus", "starts_at", "ends_at", "longest", "not_before_at", "title")
 
@@ -177,13 +178,19 @@ def _form_page(
     if asked is not None and quote is not None:
         form.keep_quoted(asked, quote.highest_micro_yuan)
     chosen = next((choice for choice in choices if choice.allocation.id == form.allocation_id.data), choices[0])
+    full = asked is not None and _is_full(form, instead)
     return show(
         "bookings/new.html",
         form,
         chosen=chosen,
         terms=_terms(asked),
-        wait=asked is not None and _is_full(form, instead),
+        wait=full,
         expected=_expected(chosen, asked) if quote is not None else None,
+        # Whoever was too late is told what is left at once; a page that is only opened leads there by a link.
+        others=_others(asked, chosen) if full and asked is not None and request.method == "POST" else [],
+        calendar_address=_address("calendar.page", pool_id=chosen.pool.id, allocation_id=chosen.allocation.id),
+        **_helper(form, chosen),
+        offers_address=_address("calendar.offers", **_wish_of(asked, chosen)),
         asked=asked,
         quote=quote,
         instead=instead,
@@ -198,6 +205,45 @@ def _expected(chosen: Choice, asked: BookingRequest | None) -> queues.Range | No
         return None
     _pool, picture = queues.get_queue(read(), chosen.pool.id)
     return queues.expected(picture, asked.gpus, asked.seconds)
+def _helper(form: BookingForm, choice: Choice) -> dict[str, Any]:
+    """The size helper beside the form: how long a run takes on so many cards, and the form filled in with that time."""
+    sizes = SizeForm(formdata=request.args if "parameters" in request.args else None, meta={"csrf": False})
+    gpus = form.gpus.data or choice.usual_gpus
+    size = sizes.size(tflops=choice.pool.tflops_fp16_dense, cards=gpus)
+    keep = {"kind": form.kind.data, "allocation_id": choice.allocation.id, "gpus": gpus, "title": form.title.data or ""}
+    start = form.starts_at.data if isinstance(form, FixedForm) else None
+    if start is not None:
+        keep["starts_at"] = typed(start)
+    taken = dict(keep)
+    seconds = 0
+    if size is not None:
+        seconds = -(-size.gpu_seconds // gpus)
+        hours = -(-seconds // units.SECONDS_PER_HOUR)
+        taken |= {"longest": hours} if start is None else {"ends_at": typed(start + hours * clock.HOUR)}
+    return {"sizes": sizes, "size": size, "size_seconds": seconds, "size_keeps": keep, "size_taken": taken}
+
+
+def _others(asked: BookingRequest, choice: Choice) -> list[offers.Offer]:
+    """The same cards for as long, at other times; none for a wish that a rule refuses whatever the window."""
+    if asked.starts_at is None or asked.seconds % units.SECONDS_PER_HOUR:
+        return []
+    hours = asked.seconds // units.SECONDS_PER_HOUR
+    last = asked.starts_at + OTHERS_WITHIN + hours * clock.HOUR
+    wish = offers.Wish(asked.gpus, hours, asked.starts_at, last)
+    try:
+        return offers.find(read(), choice, wish, policy=portal().policy.bookings, now=now()).all
+    except Refusal:
+        return []
+
+
+def _wish_of(asked: BookingRequest | None, choice: Choice) -> dict[str, Any]:
+    """What the page that looks for windows begins with: as on this form."""
+    wish: dict[str, Any] = {"allocation_id": choice.allocation.id}
+    if asked is not None and asked.starts_at is not None:
+        first = max(clock.day_of(asked.starts_at), clock.day_of(now()))
+        wish |= {"gpus": asked.gpus, "longest": -(-asked.seconds // units.SECONDS_PER_HOUR), "title": asked.title}
+        wish |= {"from_on": first.isoformat(), "until_on": (first + OTHERS_WITHIN).isoformat()}
+    return wish
 
 
 def _is_full(form: BookingForm, instead: Sentence | None) -> bool:
@@ -207,10 +253,10 @@ def _is_full(form: BookingForm, instead: Sentence | None) -> bool:
 
 
 def _terms(asked: BookingRequest | None) -> list[fees.Term]:
-    """What cancelling would cost, in the order of time; nothing for a booking without a window."""
+    """What cancelling would cost from now on, in the order of time; nothing for a booking without a window."""
     if asked is None or asked.starts_at is None:
         return []
-    return fees.cancel_terms(asked.starts_at, portal().policy.bookings)
+    return [term for term in fees.cancel_terms(asked.starts_at, portal().policy.bookings) if term.until_at > now()]
 
 
 # -- the queue of a pool

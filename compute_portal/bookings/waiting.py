@@ -66,6 +66,52 @@ def join(session: Session, asked: BookingRequest, *, by: Actor, policy: BookingP
     return waiter
 
 
+def keep(session: Session, asked: BookingRequest, *, by: Actor, policy: BookingPolicy, now: dt.datetime) -> Waiter:
+    """Keep a window that is free for some minutes, while somebody decides: an option, taken and left like any other.
+
+    Every rule of a booking holds already now, and what is kept counts with what is booked: nobody keeps more windows
+    than they may book. Raises Refusal("window-gone") where somebody was faster.
+    """
+    require(by, Permission.BOOKING_WAIT)
+    require(by, Permission.BOOKING_SUBMIT)
+    if asked.kind is not BookingKind.FIXED or asked.starts_at is None or asked.ends_at is None:
+        raise Refusal(Sentence("only-windows-wait"), "kind")
+    allocation = service.check(session, asked, by=by, policy=policy, now=now)
+    pool = pools.lock_pool(session, allocation.pool_id)
+    kept = session.scalar(
+        sa.select(sa.func.count(Waiter.id)).where(
+            Waiter.enterprise_id == allocation.enterprise_id,
+            Waiter.pool_id == pool.id,
+            Waiter.state == WaiterState.OFFERED,
+        )
+    )
+    mine = service.own_windows(session, allocation.enterprise_id, pool.id, now)
+    if (kept or 0) + sum(1 for window in mine if window.to_come) >= policy.fixed_open_most:
+        raise Refusal(Sentence("keeps-enough", most=policy.fixed_open_most))
+    availability = pool_queries.load_availability(session, pool, now)
+    placement = _room(availability, asked.gpus, asked.starts_at, asked.ends_at, policy)
+    if placement is None:
+        raise Refusal(Sentence("window-gone", n=asked.gpus, at=asked.starts_at))
+    waiter = Waiter(
+        state=WaiterState.OFFERED,
+        enterprise_id=allocation.enterprise_id,
+        allocation_id=allocation.id,
+        pool_id=pool.id,
+        title=asked.title,
+        gpus=asked.gpus,
+        starts_at=asked.starts_at,
+        ends_at=asked.ends_at,
+        joined_by=by.user_id,
+        joined_at=now,
+        kept_until_at=min(now + dt.timedelta(minutes=policy.offer_minutes), asked.starts_at),
+    )
+    session.add(waiter)
+    begin(session, waiter, verb="keep", at=now, by=by)
+    pools.keep_option(session, pool, waiter.id, placement, starts_at=asked.starts_at, ends_at=asked.ends_at)
+    pools.changed(session, pool)
+    return waiter
+
+
 def leave(session: Session, waiter_id: int, *, by: Actor, policy: BookingPolicy, now: dt.datetime) -> Waiter:
     """No longer wanted; what was kept for it goes to the next."""
     require(by, Permission.BOOKING_WAIT)

@@ -18,6 +18,7 @@ from ..bookings.states import OPEN
 from ..enterprises.belonging import belonged
 from ..enterprises.models import Enterprise, Invitation, Membership
 from ..enterprises.states import EnterpriseState
+from ..feeds.models import Feed
 from ..lifecycle import move_to, note_event
 from ..notices import service as notices
 from ..notices.models import Delivery, Notice
@@ -106,7 +107,7 @@ def erase(session: Session, user_id: int, note: str, *, by: Actor, now: dt.datet
     user.password_hash = user.theme = user.confirmed_at = None
     user.disabled_at = user.disabled_at or now
     session.flush()
-    for model in (SshKey, Membership, BureauRole, UserSession, FormKey, Notice):
+    for model in (SshKey, Membership, BureauRole, UserSession, Feed, FormKey, Notice):
         session.execute(sa.delete(model).where(model.user_id == user_id))
     session.execute(sa.delete(OneTimeLink).where(OneTimeLink.address == email))
     session.execute(

@@ -153,9 +153,9 @@ class Availability:
         nodes (id, gpus) in index order; occupied (node_id, gpu_mask, starts_at, ends_at, fixed);
         closed (node_id, starts_at, ends_at). Raises ValueError for a row on an unknown node.
         """
-        node = _columns(nodes, 2)
-        taken = _columns(occupied, 5)
-        shut = _columns(closed, 3)
+        node = columns(nodes, 2)
+        taken = columns(occupied, 5)
+        shut = columns(closed, 3)
         ids, gpus = node[:, 0], node[:, 1]
         if len(gpus) and not 1 <= int(gpus.min()) <= int(gpus.max()) <= MAX_GPUS_PER_NODE:
             raise ValueError(f"a node has 1 to {MAX_GPUS_PER_NODE} GPUs, not {sorted(set(gpus.tolist()))}")
@@ -163,7 +163,7 @@ class Availability:
         taken = taken[taken[:, 2] < taken[:, 3]]
         shut = shut[shut[:, 1] < shut[:, 2]]
         full = (np.int64(1) << gpus) - 1
-        count, taken_at, shut_at = len(ids), _positions(ids, taken[:, 0]), _positions(ids, shut[:, 0])
+        count, taken_at, shut_at = len(ids), positions(ids, taken[:, 0]), positions(ids, shut[:, 0])
         nothing, never = np.zeros(count, np.int64), np.zeros(count, np.bool_)
         rows = _Rows.join(
             _Rows(np.arange(count), nothing, nothing, nothing, never, never),
@@ -460,14 +460,14 @@ class Availability:
         return self._rows
 
 
-def _columns(rows: Iterable[Sequence[Any]] | Ints, width: int) -> Ints:
+def columns(rows: Iterable[Sequence[Any]] | Ints, width: int) -> Ints:
     """Rows as an int64 array; fromiter takes half the time of array() on tuples."""
     if isinstance(rows, np.ndarray):
         return rows.reshape(-1, width).astype(np.int64, copy=False)
     return np.fromiter(chain.from_iterable(rows), np.int64).reshape(-1, width)
 
 
-def _positions(ids: Ints, wanted: Ints) -> Ints:
+def positions(ids: Ints, wanted: Ints) -> Ints:
     """Node index of each id. Raises ValueError naming an id that no node has."""
     order = np.argsort(ids, kind="stable")
     place = np.searchsorted(ids, wanted, sorter=order)

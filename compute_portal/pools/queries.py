@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, cast
@@ -17,6 +17,7 @@ from ..lifecycle import HistoryEntry
 from ..sentences import NotFound
 from ..signin.models import User
 from .availability import FOREVER, HOUR, Availability, Hours
+from .hours import Grid, Whose, grid
 from .models import (
     Discount,
     Instruction,
@@ -163,7 +164,9 @@ def _epoch(instant: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
     return sa.cast(sa.extract("epoch", instant), sa.BigInteger)
 
 
-def _occupied(released: bool, *which: sa.ColumnElement[bool]) -> sa.Select[Any]:
+def _occupied(
+    released: bool, *which: sa.ColumnElement[bool], also: sa.ColumnElement[Any] | None = None
+) -> sa.Select[Any]:
     stuck = sa.case((_O.stuck_at.is_(None), 0), else_=1)
     return sa.select(
         _O.node_id,
@@ -173,6 +176,7 @@ def _occupied(released: bool, *which: sa.ColumnElement[bool]) -> sa.Select[Any]:
         _O.fixed,
         sa.literal_column(f"{released:d}"),
         stuck,
+        *([] if also is None else [also]),
     ).where(_O.pool_id == sa.bindparam("pool"), *which)
 
 
@@ -192,6 +196,19 @@ _OCCUPIED = sa.union_all(
 _NODES = sa.select(_N.id, _N.gpus, _N.state).where(_N.pool_id == sa.bindparam("pool")).order_by(_N.position)
 _WINDOWS = sa.select(_M.node_ids, _M.starts_at, _M.ends_at).where(
     _M.pool_id == sa.bindparam("pool"), _M.state == MaintenanceState.PLANNED, _M.ends_at > sa.bindparam("now")
+)
+
+
+# The same once more, with whose it is: a booking's id, or minus the id of somebody on the wait-list.
+_WHOSE = sa.union_all(
+    _occupied(False, _O.released_at.is_(None), also=_O.booking_id),
+    _occupied(
+        True,
+        _O.released_at.is_not(None),
+        _O.ends_at > sa.bindparam("now", type_=UtcDateTime()),
+        also=_O.booking_id,
+    ),
+    _KEPT.add_columns(-_K.waiter_id),
 )
 
 
@@ -222,6 +239,44 @@ def load_availability(session: Reader, pool: _OfPool, now: dt.datetime) -> Avail
     )
 
 
+def load_grid(
+    session: Reader,
+    pool: _OfPool,
+    now: dt.datetime,
+    *,
+    first: dt.datetime,
+    hours: int,
+    bookings: Collection[int] = (),
+    waiters: Collection[int] = (),
+) -> Grid:
+    """Who has which cards in each of these hours, as of `now`: three queries. `bookings` and `waiters` are mine."""
+    second, mine = int(now.timestamp()), {*bookings, *(-id for id in waiters)}
+    nodes = session.execute(_NODES, {"pool": pool.id}).all()
+    taken = [
+        (node_id, mask, start, _taken_until(end, released, stuck, second), fixed, _whose(whose, mine))
+        for node_id, mask, start, end, fixed, released, stuck, whose in session.execute(
+            _WHOSE, {"pool": pool.id, "now": now}
+        )
+    ]
+    closed = [(id, second, FOREVER) for id, _gpus, state in nodes if state is not NodeState.UP]
+    for node_ids, starts_at, ends_at in session.execute(_WINDOWS, {"pool": pool.id, "now": now}):
+        closed += [(node_id, int(starts_at.timestamp()), int(ends_at.timestamp())) for node_id in node_ids]
+    return grid(
+        [(id, gpus) for id, gpus, _state in nodes],
+        taken,
+        closed,
+        first=int(first.timestamp()),
+        hours=hours,
+        unit=pool.booking_unit.value,
+    )
+
+
+def _whose(id: int, mine: Collection[int]) -> Whose:
+    if id in mine:
+        return Whose.MINE
+    return Whose.BOOKED if id > 0 else Whose.KEPT
+
+
 def _taken_until(end: int, released: object, stuck: object, second: int) -> int:
     """Until when the GPUs of an occupancy are not for others. `end` and the answer are Unix seconds; `released` and
     `stuck` are true, or an instant, when access was taken back or could not be."""
@@ -235,6 +290,10 @@ def _taken_until(end: int, released: object, stuck: object, second: int) -> int:
 def node_ids(session: Session, pool_id: int) -> list[int]:
     """In order of placement."""
     return list(session.scalars(sa.select(Node.id).where(Node.pool_id == pool_id).order_by(Node.position)))
+
+
+def node_names(session: Session, node_ids: Sequence[int]) -> dict[int, str]:
+    return {id: name for id, name in session.execute(sa.select(Node.id, Node.name).where(Node.id.in_(node_ids)))}
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ ROWS: dict[str, Row] = {
     "strike_id": _of_the_company("strike_id"),
     "waiter_id": _of_the_company("waiter_id"),
     "breach_id": _of_the_company("breach_id"),
+    "feed_id": lambda town, person: town.feeds[person],
     "key_id": lambda town, person: town.keys.get(person, town.keys["chen"]),
 }
 # argument → a row that belongs to the city

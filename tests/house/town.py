@@ -35,6 +35,8 @@ from compute_portal.enterprises import service as enterprises
 from compute_portal.enterprises.models import Enterprise, Membership
 from compute_portal.enterprises.service import Particulars, RelatedFirm
 from compute_portal.enterprises.states import Relation, SizeClass
+from compute_portal.feeds import service as feeds
+from compute_portal.feeds.models import FeedKind
 from compute_portal.ledger.models import Bucket, LedgerAccount, LedgerEntry, Unit
 from compute_portal.ledger.service import ALLOCATION_BUCKETS
 from compute_portal.lifecycle import HistoryEntry, begin
@@ -81,6 +83,7 @@ class Town:
     shared: dict[str, int] = field(default_factory=dict)
     keys: dict[str, int] = field(default_factory=dict)
     notices: dict[str, int] = field(default_factory=dict)
+    feeds: dict[str, int] = field(default_factory=dict)
 
 
 def build(cast: Cast, policy: Policy) -> Town:
@@ -144,6 +147,8 @@ def build(cast: Cast, policy: Policy) -> Town:
             session.flush()
             town.notices[name] = told.id
         town.shared |= _commons(session, cast, policy)
+            feed = feeds.make(session, name, kind=FeedKind.POOL, pool_id=cast.pool, by=cast.actor(name), now=NOW)
+            town.feeds[name] = feed.id
         town.shared |= {"person_id": cast.users["wu"], "mail_id": town.notices["wu"]}
 
     cast.database.transaction(shared)

@@ -511,3 +511,38 @@ def test_every_page_asks_the_database_at_most_ten_times(
         with Queries(cast.database) as queries:
             assert chen.get(address).status_code == 200
         assert len(queries) <= 10, (address, queries.statements)
+
+
+# -- other windows, and how long a run takes
+
+
+def test_whoever_comes_too_late_reads_the_next_windows_with_their_prices_in_the_answer(
+    chen: FlaskClient, cast: Cast, policy: Policy
+) -> None:
+    asked = fixed(cast, gpus="8", starts_at="2026-11-18 20:00", ends_at="2026-11-18 22:00")
+    shown = post(chen, "/bookings/new", asked | {"step": "check"})
+    taken = cast.fixed(gpus=16, start_in=10, hours=4, allocation_id=cast.other_allocation)
+    cast.submit(taken, policy.bookings, by=cast.stranger)
+    answer = post(chen, "/bookings/new", asked | {"step": "book", "quoted": quoted(shown.text)})
+    assert answer.status_code == 422
+    page = words(answer)
+    assert "The same 8 cards for 2 h, at other times" in page
+    assert "tomorrow 00:00 – tomorrow 02:00 ¥264.00" in page
+    following = chen.get(re.findall(r'<a class="ms-2" href="([^"]+)"', answer.text)[0].replace("&amp;", "&"))
+    assert 'value="2026-11-19 00:00"' in following.text and "8 cards × 2 h" in words(following)
+
+
+def test_the_size_helper_says_how_long_a_run_takes_and_fills_in_the_form(chen: FlaskClient, cast: Cast) -> None:
+    """7 billion parameters × 100 billion tokens on H800 at 40%: 2,949.11 GPU-hours, the figure of `sizing`."""
+    run = "parameters=7&tokens=100&utilisation=40"
+    shown = chen.get(f"/bookings/new?kind=fixed&gpus=16&starts_at=2026-11-20+20:00&{run}")
+    assert "2,949.11 GPU-hours : 7 d 16 h on 16 cards" in words(shown)
+    taken = re.search(r'<a class="btn btn-plain btn-sm" href="([^"]+)">Take this time', shown.text)
+    assert taken is not None
+    filled = chen.get(taken[1].replace("&amp;", "&"))
+    assert 'value="2026-11-28 13:00"' in filled.text  # 184 h 19 min, to the full hour
+    assert "64 cards" not in words(filled) and 'value="16"' in filled.text
+    flexible_one = chen.get(f"/bookings/new?kind=flexible&gpus=16&{run}")
+    assert "longest=185" in flexible_one.text
+    wrong = chen.get("/bookings/new?kind=fixed&gpus=16&parameters=many&tokens=100&utilisation=40")
+    assert wrong.status_code == 200 and "Enter a number, for example 7." in words(wrong)
