@@ -36,7 +36,19 @@ from compute_portal.pools import service as pools
 from compute_portal.pools.models import Instruction
 from compute_portal.pools.states import InstructionState, InstructionVerb
 from compute_portal.sentences import Sentence
-from scheduler import alerts, changes, claiming, cycle, figures, forecasting, mail, metering, metrics, month_end, reviews
+from scheduler import (
+    alerts,
+    changes,
+    claiming,
+    cycle,
+    figures,
+    forecasting,
+    mail,
+    metering,
+    metrics,
+    month_end,
+    reviews,
+)
 from scheduler.context import Context, PassFailed
 from scheduler.duties import close_allocations, close_months, keep_retention, keep_terms, lapse_undecided
 from scheduler.leader import LostLeadership

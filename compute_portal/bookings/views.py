@@ -205,6 +205,8 @@ def _expected(chosen: Choice, asked: BookingRequest | None) -> queues.Range | No
         return None
     _pool, picture = queues.get_queue(read(), chosen.pool.id)
     return queues.expected(picture, asked.gpus, asked.seconds)
+
+
 def _helper(form: BookingForm, choice: Choice) -> dict[str, Any]:
     """The size helper beside the form: how long a run takes on so many cards, and the form filled in with that time."""
     sizes = SizeForm(formdata=request.args if "parameters" in request.args else None, meta={"csrf": False})

@@ -146,9 +146,9 @@ def build(cast: Cast, policy: Policy) -> Town:
             session.add(told)
             session.flush()
             town.notices[name] = told.id
-        town.shared |= _commons(session, cast, policy)
             feed = feeds.make(session, name, kind=FeedKind.POOL, pool_id=cast.pool, by=cast.actor(name), now=NOW)
             town.feeds[name] = feed.id
+        town.shared |= _commons(session, cast, policy)
         town.shared |= {"person_id": cast.users["wu"], "mail_id": town.notices["wu"]}
 
     cast.database.transaction(shared)

@@ -210,7 +210,7 @@ def longest_wait(game: Play, first_victim: int) -> int:
     "flood",
     [
         pytest.param([job(n, 60 * n, 1, 900, 800) for n in range(1, 2_500)], id="one-team-floods"),
-        pytest.param([job(n, 400 * n, 2, 9_000, 900, 1 + n % 2) for n in range(1, 400)], id="all-ask-10-times-too-long"),
+        pytest.param([job(n, 400 * n, 2, 9_000, 900, 1 + n % 2) for n in range(1, 400)], id="all-ask-10-times"),
         pytest.param([job(n, 500 * n, 4, 1_800, 1_500, 1 + n % 2) for n in range(1, 350)], id="whole-nodes-only"),
     ],
 )  # fmt: skip
