@@ -12,10 +12,10 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import click
 from pydantic import ValidationError
@@ -29,7 +29,7 @@ from .planning.fairshare import Leaf
 from .planning.line import Line, Waiting
 from .planning.play import Arrival, FixedArrival, Play, Usage
 from .planning.rules import Rules
-from .trace import Job, TraceError, read, read_bookings, read_shares
+from .trace import Booked, Job, TraceError, read, read_bookings, read_shares
 
 KNOBS = tuple(name for name in QueuePolicy.model_fields if name.startswith(("half", "overuse", "fair", "promise")))
 
@@ -77,17 +77,15 @@ def _replay(options: argparse.Namespace, policy: Policy) -> int:
         raise ReplayError(f"--gpus-per-node: a node has at most {MAX_GPUS_PER_NODE} GPUs")
     rules = rules_of(_queue_policy(options, policy.queue))
     capacity = options.nodes * options.gpus_per_node
-    jobs, shares, fixed = _read(options)
+    jobs, shares, booked = _read(options)
     fitting = [job for job in jobs if job.gpus <= capacity]
-    play, arrivals = prepare(
-        fitting, shares, rules, nodes=options.nodes, gpus_per_node=options.gpus_per_node, packed=options.packed
-    )
+    game = prepare(fitting, shares, booked, rules, options.nodes, options.gpus_per_node, packed=options.packed)
     began = time.process_time()
-    with _progress(len(arrivals)) as bar:
-        play.run(arrivals, fixed, told=bar.update if bar else None)
+    with _progress(len(fitting)) as bar:
+        game.run(bar.update if bar else None)
     took = time.process_time() - began
-    _write(options.out, play, options.packed)
-    _report(play, rules, len(jobs) - len(fitting), took, options)
+    write(options.out, game.play, options.packed)
+    _report(game.play, rules, len(jobs) - len(fitting), took, options)
     return 0
 
 
@@ -109,7 +107,7 @@ def _queue_policy(options: argparse.Namespace, queue: QueuePolicy) -> QueuePolic
         raise ReplayError("\n".join(f"--set {p['loc'][0]}: {p['msg']}" for p in error.errors())) from None
 
 
-def _read(options: argparse.Namespace) -> tuple[list[Job], dict[str, int], list[FixedArrival]]:
+def _read(options: argparse.Namespace) -> tuple[list[Job], dict[str, int], list[Booked]]:
     jobs, bad = read(options.trace)
     if bad:
         lines = [f"{options.trace}: line {row.line}: {row.reason}" for row in bad[:20]]
@@ -119,14 +117,31 @@ def _read(options: argparse.Namespace) -> tuple[list[Job], dict[str, int], list[
     if not jobs:
         raise ReplayError(f"{options.trace}: no job in it")
     shares = read_shares(options.shares) if options.shares else {}
-    booked = read_bookings(options.bookings) if options.bookings else []
-    return jobs, shares, [FixedArrival(one.announce, one.id, one.start, one.end, one.gpus) for one in booked]
+    return jobs, shares, read_bookings(options.bookings) if options.bookings else []
+
+
+class Game(NamedTuple):
+    """An empty pool, and everybody who will come."""
+
+    play: Play
+    arrivals: list[Arrival]
+    fixed: list[FixedArrival]
+
+    def run(self, told: Callable[[int], object] | None = None) -> None:
+        self.play.run(self.arrivals, self.fixed, told=told)
 
 
 def prepare(
-    jobs: Sequence[Job], shares: dict[str, int], rules: Rules, *, nodes: int, gpus_per_node: int, packed: bool
-) -> tuple[Play, list[Arrival]]:
-    """An empty pool, and everybody who will come. Jobs are in order of submission and fit the pool."""
+    jobs: Sequence[Job],
+    shares: Mapping[str, int],
+    booked: Sequence[Booked],
+    rules: Rules,
+    nodes: int,
+    gpus_per_node: int,
+    *,
+    packed: bool,
+) -> Game:
+    """Jobs are in order of submission and fit the pool."""
     ids = {name: id for id, name in enumerate(sorted({job.enterprise for job in jobs}), start=1)}
     leaves = [Leaf(1, 1, id, shares.get(name, 1), id, 1, 0.0) for name, id in ids.items()]
     board = NodeBoard([gpus_per_node] * nodes) if packed else CountBoard(nodes * gpus_per_node)
@@ -148,7 +163,8 @@ def prepare(
         )
         for number, job in enumerate(jobs, start=1)
     ]
-    return Play(board, Line(rules), rules, Usage(leaves, rules.half_life_seconds)), arrivals
+    fixed = [FixedArrival(one.announce, one.id, one.start, one.end, one.gpus) for one in booked]
+    return Game(Play(board, Line(rules), rules, Usage(leaves, rules.half_life_seconds)), arrivals, fixed)
 
 
 def _progress(length: int) -> AbstractContextManager[Any]:
@@ -158,7 +174,7 @@ def _progress(length: int) -> AbstractContextManager[Any]:
     return click.progressbar(length=length, label="jobs", file=sys.stderr)
 
 
-def _write(path: Path, play: Play, packed: bool) -> None:
+def write(path: Path, play: Play, packed: bool) -> None:
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
