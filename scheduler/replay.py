@@ -24,8 +24,10 @@ from compute_portal.policy import Backfill, Order, Policy, QueuePolicy
 from compute_portal.pools.availability import FOREVER, MAX_GPUS_PER_NODE, Placement
 
 from .context import rules_of
+from .planning.backtest import Backtest
 from .planning.board import CountBoard, NodeBoard
 from .planning.fairshare import Leaf
+from .planning.forecast import Coverage
 from .planning.line import Line, Waiting
 from .planning.play import Arrival, FixedArrival, Play, Usage
 from .planning.rules import Rules
@@ -61,6 +63,9 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KNOB=VALUE", help=f"another value for one of {', '.join(KNOBS)}"
     )
+    parser.add_argument(
+        "--forecasts", action="store_true", help="also look ahead as the living pool does, and say how often it held"
+    )
     parser.add_argument("--out", type=Path, required=True, help="write job_id,start_s,end_s here; packed: nodes, too")
     return parser.parse_args(argv)
 
@@ -75,18 +80,32 @@ def _positive(text: str) -> int:
 def _replay(options: argparse.Namespace, policy: Policy) -> int:
     if options.packed and options.gpus_per_node > MAX_GPUS_PER_NODE:
         raise ReplayError(f"--gpus-per-node: a node has at most {MAX_GPUS_PER_NODE} GPUs")
+    if options.forecasts and not options.packed:
+        raise ReplayError("--forecasts: looks ahead on named nodes only, add --packed")
     rules = rules_of(_queue_policy(options, policy.queue))
     capacity = options.nodes * options.gpus_per_node
     jobs, shares, booked = _read(options)
     fitting = [job for job in jobs if job.gpus <= capacity]
     game = prepare(fitting, shares, booked, rules, options.nodes, options.gpus_per_node, packed=options.packed)
+    backtest = Backtest(options.nodes, options.gpus_per_node) if options.forecasts else None
+    if backtest is not None:
+        game.play.watch(backtest.seen)
     began = time.process_time()
     with _progress(len(fitting)) as bar:
         game.run(bar.update if bar else None)
     took = time.process_time() - began
     write(options.out, game.play, options.packed)
     _report(game.play, rules, len(jobs) - len(fitting), took, options)
+    if backtest is not None:
+        backtest.finish(game.play)
+        _say_coverage("at submit", backtest.at_submit())
+        _say_coverage("over time", backtest.over_time())
     return 0
+
+
+def _say_coverage(when: str, found: Coverage) -> None:
+    held = f"{found.held / found.ranges:.1%} held, half of the p50 off by at most {found.error / 60:,.1f} min"
+    _say(f"ranges    {when}: {found.ranges:,}{', ' + held if found.ranges else ''}")
 
 
 def _queue_policy(options: argparse.Namespace, queue: QueuePolicy) -> QueuePolicy:
