@@ -12,10 +12,10 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import click
 from pydantic import ValidationError
@@ -24,12 +24,14 @@ from compute_portal.policy import Backfill, Order, Policy, QueuePolicy
 from compute_portal.pools.availability import FOREVER, MAX_GPUS_PER_NODE, Placement
 
 from .context import rules_of
+from .planning.backtest import Backtest
 from .planning.board import CountBoard, NodeBoard
 from .planning.fairshare import Leaf
+from .planning.forecast import Coverage
 from .planning.line import Line, Waiting
 from .planning.play import Arrival, FixedArrival, Play, Usage
 from .planning.rules import Rules
-from .trace import Job, TraceError, read, read_bookings, read_shares
+from .trace import Booked, Job, TraceError, read, read_bookings, read_shares
 
 KNOBS = tuple(name for name in QueuePolicy.model_fields if name.startswith(("half", "overuse", "fair", "promise")))
 
@@ -61,6 +63,9 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KNOB=VALUE", help=f"another value for one of {', '.join(KNOBS)}"
     )
+    parser.add_argument(
+        "--forecasts", action="store_true", help="also look ahead as the living pool does, and say how often it held"
+    )
     parser.add_argument("--out", type=Path, required=True, help="write job_id,start_s,end_s here; packed: nodes, too")
     return parser.parse_args(argv)
 
@@ -75,20 +80,32 @@ def _positive(text: str) -> int:
 def _replay(options: argparse.Namespace, policy: Policy) -> int:
     if options.packed and options.gpus_per_node > MAX_GPUS_PER_NODE:
         raise ReplayError(f"--gpus-per-node: a node has at most {MAX_GPUS_PER_NODE} GPUs")
+    if options.forecasts and not options.packed:
+        raise ReplayError("--forecasts: looks ahead on named nodes only, add --packed")
     rules = rules_of(_queue_policy(options, policy.queue))
     capacity = options.nodes * options.gpus_per_node
-    jobs, shares, fixed = _read(options)
+    jobs, shares, booked = _read(options)
     fitting = [job for job in jobs if job.gpus <= capacity]
-    play, arrivals = prepare(
-        fitting, shares, rules, nodes=options.nodes, gpus_per_node=options.gpus_per_node, packed=options.packed
-    )
+    game = prepare(fitting, shares, booked, rules, options.nodes, options.gpus_per_node, packed=options.packed)
+    backtest = Backtest(options.nodes, options.gpus_per_node) if options.forecasts else None
+    if backtest is not None:
+        game.play.watch(backtest.seen)
     began = time.process_time()
-    with _progress(len(arrivals)) as bar:
-        play.run(arrivals, fixed, told=bar.update if bar else None)
+    with _progress(len(fitting)) as bar:
+        game.run(bar.update if bar else None)
     took = time.process_time() - began
-    _write(options.out, play, options.packed)
-    _report(play, rules, len(jobs) - len(fitting), took, options)
+    write(options.out, game.play, options.packed)
+    _report(game.play, rules, len(jobs) - len(fitting), took, options)
+    if backtest is not None:
+        backtest.finish(game.play)
+        _say_coverage("at submit", backtest.at_submit())
+        _say_coverage("over time", backtest.over_time())
     return 0
+
+
+def _say_coverage(when: str, found: Coverage) -> None:
+    held = f"{found.held / found.ranges:.1%} held, half of the p50 off by at most {found.error / 60:,.1f} min"
+    _say(f"ranges    {when}: {found.ranges:,}{', ' + held if found.ranges else ''}")
 
 
 def _queue_policy(options: argparse.Namespace, queue: QueuePolicy) -> QueuePolicy:
@@ -109,7 +126,7 @@ def _queue_policy(options: argparse.Namespace, queue: QueuePolicy) -> QueuePolic
         raise ReplayError("\n".join(f"--set {p['loc'][0]}: {p['msg']}" for p in error.errors())) from None
 
 
-def _read(options: argparse.Namespace) -> tuple[list[Job], dict[str, int], list[FixedArrival]]:
+def _read(options: argparse.Namespace) -> tuple[list[Job], dict[str, int], list[Booked]]:
     jobs, bad = read(options.trace)
     if bad:
         lines = [f"{options.trace}: line {row.line}: {row.reason}" for row in bad[:20]]
@@ -119,14 +136,31 @@ def _read(options: argparse.Namespace) -> tuple[list[Job], dict[str, int], list[
     if not jobs:
         raise ReplayError(f"{options.trace}: no job in it")
     shares = read_shares(options.shares) if options.shares else {}
-    booked = read_bookings(options.bookings) if options.bookings else []
-    return jobs, shares, [FixedArrival(one.announce, one.id, one.start, one.end, one.gpus) for one in booked]
+    return jobs, shares, read_bookings(options.bookings) if options.bookings else []
+
+
+class Game(NamedTuple):
+    """An empty pool, and everybody who will come."""
+
+    play: Play
+    arrivals: list[Arrival]
+    fixed: list[FixedArrival]
+
+    def run(self, told: Callable[[int], object] | None = None) -> None:
+        self.play.run(self.arrivals, self.fixed, told=told)
 
 
 def prepare(
-    jobs: Sequence[Job], shares: dict[str, int], rules: Rules, *, nodes: int, gpus_per_node: int, packed: bool
-) -> tuple[Play, list[Arrival]]:
-    """An empty pool, and everybody who will come. Jobs are in order of submission and fit the pool."""
+    jobs: Sequence[Job],
+    shares: Mapping[str, int],
+    booked: Sequence[Booked],
+    rules: Rules,
+    nodes: int,
+    gpus_per_node: int,
+    *,
+    packed: bool,
+) -> Game:
+    """Jobs are in order of submission and fit the pool."""
     ids = {name: id for id, name in enumerate(sorted({job.enterprise for job in jobs}), start=1)}
     leaves = [Leaf(1, 1, id, shares.get(name, 1), id, 1, 0.0) for name, id in ids.items()]
     board = NodeBoard([gpus_per_node] * nodes) if packed else CountBoard(nodes * gpus_per_node)
@@ -148,7 +182,8 @@ def prepare(
         )
         for number, job in enumerate(jobs, start=1)
     ]
-    return Play(board, Line(rules), rules, Usage(leaves, rules.half_life_seconds)), arrivals
+    fixed = [FixedArrival(one.announce, one.id, one.start, one.end, one.gpus) for one in booked]
+    return Game(Play(board, Line(rules), rules, Usage(leaves, rules.half_life_seconds)), arrivals, fixed)
 
 
 def _progress(length: int) -> AbstractContextManager[Any]:
@@ -158,7 +193,7 @@ def _progress(length: int) -> AbstractContextManager[Any]:
     return click.progressbar(length=length, label="jobs", file=sys.stderr)
 
 
-def _write(path: Path, play: Play, packed: bool) -> None:
+def write(path: Path, play: Play, packed: bool) -> None:
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")

@@ -2,7 +2,8 @@
 
 Everybody is asked once, in the pool's order of this moment, and gets the first instant at which enough GPUs are free
 for it beside all who were asked before. Free since when is kept for each GPU, so that a small booking still starts
-before a large one that waits for whole nodes. Then everybody is asked once more in the order of those starts, in which
+before a large one that waits for whole nodes; GPUs that wait for others to come free beside them are given to nobody
+meanwhile. Then everybody is asked once more in the order of those starts, in which
 what will be overdue by then has come to the front: the promise is part of the order.
 
 That is not a simulation of every round to come: `play.forward` is, and takes minutes where this takes a second. What it
@@ -90,81 +91,103 @@ Found = list[tuple[int, int]]  # (node, GPUs of it)
 
 
 class _Gpus:
-    """Since when each GPU is free: a row for each node, a column for each GPU, NEVER where there is none.
+    """Since when each GPU is free: a row for each node, ascending, NEVER where there is none.
 
-    Without windows to come GPUs of a node are alike, and its row ascends.
+    On most nodes nothing begins later by itself, and their GPUs are alike. Of the others (`odd`) it is also kept which
+    GPU is which: each has windows of its own.
     """
 
     def __init__(self, board: Board, snapshot: Snapshot, ends: Mapping[int, int]) -> None:
         self._size = max(board.gpus, default=0)
         self._unit = snapshot.availability.unit
-        self._free = np.full((len(board.gpus), self._size), NEVER, np.int64)
+        free = np.full((len(board.gpus), self._size), NEVER, np.int64)
         for node, count in enumerate(board.gpus):
-            self._free[node, :count] = snapshot.now
+            free[node, :count] = snapshot.now
         owner = {(one.until_at, node, mask): one.booking_id for one in snapshot.placed for node, mask in one.placement}
         for until, node, mask in board.held:
             id = owner.get((until, board.ids[node], mask))
             end = until if id is None else min(until, ends.get(id, until))
-            self._free[node, list(_bits(mask))] = min(NEVER, max(snapshot.now, end))
-        self._windows = _windows(board, self._free.shape)
-        if not self._windows:
-            self._free.sort(axis=1)
-        self._looked: tuple[Ints, Ints] = self._free, self._free  # as asked last: by GPU, and ascending
+            free[node, list(_bits(mask))] = min(NEVER, max(snapshot.now, end))
+        self._odd = sorted({node for _start, _end, node, _mask in board.booked})
+        self._row_of = {node: row for row, node in enumerate(self._odd)}
+        self._by_gpu = free[self._odd]  # of the odd ones: when what was given it is over
+        self._ready = self._by_gpu  # and since when it is free for as long as was asked last
+        self._windows = _windows(board, self._row_of, self._size)
+        self._free = np.sort(free, axis=1)
 
     def find(self, gpus: int, seconds: int, after: int) -> tuple[int, Found]:
         """The first instant at which they can be placed for so long, and on which nodes; NEVER if there is none."""
-        free = ascending = self._free
-        if self._windows:
-            free = np.maximum(free, after)
-            for starts, ends in self._windows:
-                free = np.where((free < ends) & (free + seconds > starts), ends, free)
-            ascending = np.sort(free, axis=1)
-        self._looked = free, ascending
-        if gpus <= self._size and self._unit == "gpu":
-            start = max(after, int(ascending[:, gpus - 1].min()))
-            return start, [] if start >= NEVER else [(self._best(ascending, gpus, start), gpus)]
-        whole, rest = divmod(gpus, self._size)
-        if whole + bool(rest) > len(ascending):
+        if not self._size or (self._unit == "node" and gpus % self._size):
             return NEVER, []
-        last = ascending[:, -1]
-        chosen = np.argpartition(last, whole - 1)[:whole]
+        if not self._odd:
+            return self._at(gpus, after)
+        while True:
+            self._look(seconds, after)
+            start, found = self._at(gpus, after)
+            if start in (after, NEVER) or not any(node in self._row_of for node, _gpus in found):
+                return start, found
+            # A GPU that is free earlier than the others beside it may be taken again by then: look again from there.
+            after = start
+
+    def _look(self, seconds: int, after: int) -> None:
+        ready = np.maximum(self._by_gpu, after)
+        for starts, ends in self._windows:
+            ready = np.where((ready < ends) & (ready + seconds > starts), ends, ready)
+        self._ready = ready
+        self._free[self._odd] = np.sort(ready, axis=1)
+
+    def _at(self, gpus: int, after: int) -> tuple[int, Found]:
+        free = self._free
+        if gpus <= self._size and self._unit == "gpu":
+            start = max(after, int(free[:, gpus - 1].min()))
+            return start, [] if start >= NEVER else [(_best(free, gpus, start), gpus)]
+        whole, rest = divmod(gpus, self._size)
+        if whole + bool(rest) > len(free):
+            return NEVER, []
+        last = free[:, -1]
+        chosen = last.argpartition(whole - 1)[:whole]
         start = max(after, int(last[chosen].max()))
         found = [(int(node), self._size) for node in chosen]
         if rest:
-            others = ascending.copy()
+            others = free.copy()
             others[chosen] = NEVER
             start = max(start, int(others[:, rest - 1].min()))
             if start < NEVER:
-                found.append((self._best(others, rest, start), rest))
+                found.append((_best(others, rest, start), rest))
         return start, found
 
-    def _best(self, ascending: Ints, gpus: int, start: int) -> int:
-        """The node with the fewest GPUs left over then, the first of them."""
-        nodes = np.flatnonzero(ascending[:, gpus - 1] <= start)
-        if len(nodes) == 1:
-            return int(nodes[0])
-        return int(nodes[np.argmin(np.count_nonzero(ascending[nodes] <= start, axis=1))])
-
     def take(self, found: Found, start: int, over: int) -> None:
-        """The GPUs of the last find(); of a node those that became free last, so that the others serve others."""
-        free, _ascending = self._looked
+        """What the last find() found; of a node the GPUs that became free last, so that the others serve others."""
         for node, gpus in found:
-            row = self._free[node]
-            ready = np.flatnonzero(free[node] <= start)
-            row[ready[np.argsort(free[node][ready], kind="stable")[-gpus:]]] = over
-            if not self._windows:
+            odd = self._row_of.get(node)
+            if odd is None:
+                row = self._free[node]
+                ready = int(row.searchsorted(start, "right"))
+                row[ready - gpus : ready] = over
                 row.sort()
+            else:
+                since = self._ready[odd]
+                usable = (since <= start).nonzero()[0]
+                self._by_gpu[odd, usable[since[usable].argsort(kind="stable")[-gpus:]]] = over
 
 
-def _windows(board: Board, shape: tuple[int, ...]) -> list[tuple[Ints, Ints]]:
-    """What takes GPUs later, as layers of (from, until) for each GPU: in each the next window of its own."""
+def _best(free: Ints, gpus: int, start: int) -> int:
+    """The node with the fewest GPUs left over then, the first of them."""
+    nodes = (free[:, gpus - 1] <= start).nonzero()[0]
+    if len(nodes) == 1:
+        return int(nodes[0])
+    return int(nodes[(free[nodes] <= start).sum(axis=1).argmin()])
+
+
+def _windows(board: Board, row_of: Mapping[int, int], size: int) -> list[tuple[Ints, Ints]]:
+    """What takes GPUs later, as layers of (from, until) for each GPU of these nodes: in each the next of its own."""
     of_gpu: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for start, end, node, mask in sorted(board.booked):
         for gpu in _bits(mask):
-            of_gpu.setdefault((node, gpu), []).append((start, min(NEVER, end)))
+            of_gpu.setdefault((row_of[node], gpu), []).append((start, min(NEVER, end)))
     layers = []
     for depth in range(max(map(len, of_gpu.values()), default=0)):
-        starts, ends = np.full(shape, NEVER, np.int64), np.full(shape, NEVER, np.int64)
+        starts, ends = np.full((2, len(row_of), size), NEVER, np.int64)
         for at, windows in of_gpu.items():
             if depth < len(windows):
                 starts[at], ends[at] = windows[depth]

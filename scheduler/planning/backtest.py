@@ -13,6 +13,7 @@ import numpy as np
 
 from compute_portal.pools.availability import Availability
 from scheduler.planning.ahead import look_ahead
+from scheduler.planning.board import NodeBoard
 from scheduler.planning.forecast import Coverage, Looks, Ran, Ranges, RunTimes, coverage
 from scheduler.planning.line import Running, Waiting
 from scheduler.planning.planner import Snapshot
@@ -44,8 +45,7 @@ class Backtest:
         self._next = 0
         self._arrived = 0
         self._times = RunTimes()
-        self._over: set[int] = set()  # whose run time is learnt
-        self._learnt_started = 0
+        self._followed = 0  # of those who started
         self._ending: list[tuple[int, Ran]] = []
         self._ranges = Ranges()
         self._learn_at = 0
@@ -53,7 +53,7 @@ class Backtest:
         self._starts: dict[int, int] = {}
 
     def seen(self, now: int, play: Play) -> None:
-        self._follow(now, play)
+        self._follow(play)
         waiting = list(play.line)
         fresh = sum(one.submitted_at == now for one in waiting)
         arrived, self._arrived = self._arrived, self._arrived + fresh
@@ -67,7 +67,7 @@ class Backtest:
         self._look(now, waiting, play)
 
     def finish(self, play: Play) -> None:
-        self._starts.update((one.waiting.booking_id, one.start) for one in play.started)
+        self._follow(play)
 
     def at_submit(self) -> Coverage:
         """Of the looks at the very second of a submission."""
@@ -89,14 +89,15 @@ class Backtest:
             return Coverage(0, 0, 0)
         return coverage(np.array([each[0] for each in told]).T, np.array([each[1] for each in told]))
 
-    def _follow(self, now: int, play: Play) -> None:
-        """Note who has started, and learn how long those ran who have ended."""
-        for one in play.started[self._learnt_started :]:
+    def _follow(self, play: Play) -> None:
+        """Note who has started, and when that run will be over."""
+        for one in play.started[self._followed :]:
             self._starts[one.waiting.booking_id] = one.start
             self._ending.append((one.end, Ran(one.waiting.enterprise_id, one.waiting.seconds, one.end - one.start)))
-        self._learnt_started = len(play.started)
+        self._followed = len(play.started)
 
     def _learn_runs(self, now: int) -> None:
+        """Only of what is over by now."""
         self._ending.sort(key=lambda each: each[0])
         over = [ran for end, ran in self._ending if end <= now]
         self._ending = self._ending[len(over) :]
@@ -157,6 +158,8 @@ def _snapshot(now: int, waiting: list[Waiting], play: Play, nodes: Sequence[tupl
     """The play's state as the live cycle sees its pool."""
     running = [run for _end, _number, run in play.running]
     rows = [(node, mask, 0, run.until, run.waiting is None) for run in running for node, mask in run.placement]
+    if isinstance(play.board, NodeBoard):
+        rows += [(node, mask, start, end, True) for start, end, node, mask in play.board.booked]
     return Snapshot(
         now,
         Availability.from_rows(nodes, rows, []),

@@ -80,6 +80,10 @@ def decide(
     if line.smallest > board.most() and not reservations:
         return NOTHING
     board.open(now)
+    if not line.by_allocation and gate is OPEN and rules.backfill == "easy" and len(line.groups) == 1:
+        decided = _one_list(now, board, line)
+        board.close()
+        return decided
     turn = _Round(now, board, rules, gate)
     if rules.order == "small-first":
         known = leaves(now)
@@ -93,6 +97,42 @@ def decide(
     for waiting, _placement in turn.starts:
         line.remove(waiting)
     return Decided(turn.starts, turn.reservations, turn.promised)
+
+
+def _one_list(now: int, board: Board, line: Line) -> Decided:
+    """`_Round.by_key` where nobody's share and nothing but GPUs is asked, as in most replays: the same, in half the
+    time. Tests hold one against the other."""
+    (group,) = line.groups.values()
+    entries, multiple = group.entries, board.multiple
+    starts: list[tuple[Waiting, Placement]] = []
+    reserved: tuple[Reserved, ...] = ()
+    head = 0
+    for entry in entries:
+        one = entry[3]
+        gpus, end = one.gpus, now + one.seconds
+        if gpus <= board.fits[bisect_left(board.tight, end)] and not gpus % multiple:
+            starts.append((one, board.start(gpus, end)))
+        elif not gpus % multiple:
+            kept = board.reserve(gpus, one.seconds, min(FOREVER, one.allocation_ends_at - one.seconds + 1))
+            if kept is not None:
+                reserved = (Reserved(one, *kept),)
+                break
+        head += 1
+    if reserved and line.smallest <= board.fits[0]:
+        tight, fits = board.tight, board.fits
+        most = fits[0]
+        for entry in entries[head + 1 :]:
+            one = entry[3]
+            gpus = one.gpus
+            if gpus <= most and gpus <= fits[bisect_left(tight, now + one.seconds)] and not gpus % multiple:
+                starts.append((one, board.start(gpus, now + one.seconds)))
+                fits = board.fits
+                most = fits[0]
+                if not most:
+                    break
+    for one, _placement in starts:
+        line.remove(one)
+    return Decided(starts, reserved, NOTHING.promised)
 
 
 def in_order(

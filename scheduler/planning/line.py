@@ -76,7 +76,7 @@ class Line:
 
     def __init__(self, rules: Rules, waiting: Iterable[Waiting] = (), last: Iterable[int] = ()) -> None:
         self._key = _KEYS[rules.order]
-        self._by_allocation = rules.order in ("fair-tree", "small-first")
+        self.by_allocation = rules.order in ("fair-tree", "small-first")
         self._last = frozenset(last)
         self.groups: dict[tuple[int, bool], Group] = {}
         self._by_turn: list[tuple[int, int, Waiting]] | None = None
@@ -170,7 +170,7 @@ class Line:
 
     def _group_of(self, one: Waiting) -> Group:
         last = bool(self._last) and one.allocation_id in self._last
-        at = (one.allocation_id if self._by_allocation else 0, last)
+        at = (one.allocation_id if self.by_allocation else 0, last)
         group = self.groups.get(at)
         if group is None:
             group = self.groups[at] = Group(last, one.enterprise_id, one.allocation_id, [])

@@ -134,6 +134,10 @@ class Play:
         self._number = 0
         self._asks_usage = rules.order in ("fair-tree", "small-first")
 
+    def watch(self, seen: Callable[[int, Play], object]) -> None:
+        """From now on this is called before each round."""
+        self._seen = seen
+
     def put(self, run: Run, ends: int, now: int) -> None:
         """It runs already, on GPUs that the board holds; really it ends at `ends`."""
         self._number += 1

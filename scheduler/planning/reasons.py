@@ -232,23 +232,20 @@ class _Left:
     def __init__(self, now: int, reserved: Availability) -> None:
         self._now = now
         self._reserved = reserved
-        starts = reserved.starts_after(now)
-        self._ends = [*starts, FOREVER]  # a run that ends by ends[i] fits if fits[i] says so
-        self._fits = [reserved.largest_fit(now, end) for end in self._ends]
-        self._known: dict[int, int] = {}
+        self._ends = [*reserved.starts_after(now), FOREVER]  # a run that ends by ends[i] fits if fits[i] says so
+        self._fits = [reserved.largest_fit(now, end) for end in self._ends]  # never rising
+        self._longest: dict[int, int] = {}
 
     def most(self, seconds: int) -> int:
-        known = self._known.get(seconds)
-        if known is None:
-            known = self._known[seconds] = self._reserved.largest_fit(self._now, self._now + seconds)
-        return known
+        return self._fits[bisect_left(self._ends, self._now + seconds)]
 
     def longest(self, gpus: int) -> int:
         """0 where not even the shortest run fits."""
-        if not self._reserved.gives(gpus):
-            return 0
-        fitting = [end for end, fit in zip(self._ends, self._fits, strict=True) if fit >= gpus]
-        return fitting[-1] - self._now if fitting else 0
+        known = self._longest.get(gpus)
+        if known is None:
+            fitting = sum(fit >= gpus for fit in self._fits) if self._reserved.gives(gpus) else 0
+            known = self._longest[gpus] = self._ends[fitting - 1] - self._now if fitting else 0
+        return known
 
 
 class _Fits(NamedTuple):
@@ -261,11 +258,15 @@ class _Fits(NamedTuple):
 
 
 class _CardReasons:
-    """Which GPUs are missing, for a booking that only GPUs hold back. Answers are kept per longest run."""
+    """Which GPUs are missing, for a booking that only GPUs hold back.
+
+    Answers are kept per number of starts that a run from now on would pass: no others change what is free.
+    """
 
     def __init__(self, now: int, actual: Availability) -> None:
         self._now = now
         self._actual = actual
+        self._starts = actual.starts_after(now)
         self._known: dict[int, _Fits] = {}
 
     def why(self, waiting: Waiting, ahead: int) -> Sentence:
@@ -285,10 +286,11 @@ class _CardReasons:
         return Sentence("wait-cards", asked=gpus, free=fit)
 
     def _fits(self, seconds: int) -> _Fits:
-        known = self._known.get(seconds)
+        now, end = self._now, self._now + seconds
+        passed = bisect_left(self._starts, end)
+        known = self._known.get(passed)
         if known is None:
-            now, end = self._now, self._now + seconds
-            known = self._known[seconds] = _Fits(
+            known = self._known[passed] = _Fits(
                 self._actual.largest_fit(now, end),
                 self._actual.largest_fit_without_maintenance(now, end),
                 self._actual.largest_fit_without_fixed(now, end),

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
+import random
+import re
+from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 from compute_portal import clock
 from compute_portal.bookings import queue
 from compute_portal.bookings.models import Estimate, QueueDay, QueuePicture, Standing
+from compute_portal.policy import Policy
 from compute_portal.sentences import Sentence
-from scheduler import cycle, forecasting
+from scheduler import cycle, forecasting, replay
 from scheduler.context import Ahead
+from scheduler.trace import COLUMNS
 from tests.cast import HOUR
 from tests.scheduler.conftest import Town
 
@@ -154,3 +160,24 @@ def test_a_month_of_contended_days_says_who_was_served_worst(town: Town) -> None
         month = queue.month(session, town.cast.pool, day)
     assert (month.mean, month.longest, month.deviation) == (200, 400, 120)
     assert (month.worst, month.worst_enterprise_id) == (500, town.cast.luyu)
+
+
+def test_replay_says_how_often_its_ranges_would_have_held(
+    tmp_path: Path, policy: Policy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chance, at, lines = random.Random(3), 0, [",".join(COLUMNS)]
+    for number in range(700):
+        at += chance.randrange(900)
+        asked = chance.randrange(600, 6_000)
+        lines.append(f"j{number},{at},{chance.choice((1, 2, 4, 8))},{asked // 2},{asked},t{number % 3},u")
+    trace = tmp_path / "trace.csv"
+    trace.write_text("\n".join(lines) + "\n")
+    size = [str(trace), "--nodes", "2", "--gpus-per-node", "4", "--out", str(tmp_path / "out.csv"), "--forecasts"]
+    assert replay.main([*size, "--packed"], policy=policy) == 0
+    said = capsys.readouterr().out
+    for when in ("at submit", "over time"):
+        found = re.search(rf"ranges    {when}: ([\d,]+), ([\d.]+)% held, half of the p50 off by at most", said)
+        assert found is not None and int(found[1].replace(",", "")) > 20
+        assert 50 < float(found[2]) <= 100
+    assert replay.main(size, policy=policy) == 2
+    assert "add --packed" in capsys.readouterr().err
