@@ -19,7 +19,7 @@ def _state(*states: str, name: str = "state") -> sa.Enum:
 
 def upgrade() -> None:
     op.add_column("pools", sa.Column("tflops_source", sa.String(length=200), nullable=True))
-    op.add_column("notices", sa.Column("digest", sa.Boolean(), server_default=sa.text("false"), nullable=False))
+    op.add_column("notices", sa.Column("digest", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.create_table(
         "notice_choices",
         sa.Column("user_id", sa.Integer(), nullable=False),
