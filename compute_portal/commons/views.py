@@ -25,7 +25,7 @@ from ..pools.models import Pool
 from ..programmes import queries as programmes
 from ..sentences import Refusal, Sentence
 from ..signin.queries import names_of
-from . import queries, service
+from . import formulas, queries, service
 from .forms import DatasetEditForm, DatasetForm, SiteForm, StageForm, TransitionForm, WhyForm, megawatts
 from .models import PowerSite, PublishedFigure
 from .states import TIER_NAMES, DatasetState, Figure, SiteState, Tier, TransitionState
@@ -225,6 +225,15 @@ def figures() -> ResponseReturnValue:
         sizes=SIZE_NAMES,
         stages=[stage for stage in SiteState if stage is not SiteState.DROPPED],
         policy=portal().policy.commons,
+        sql={
+            "permit": formulas.time_to_permit(),
+            "hours": formulas.gpu_hours(kpis.month),
+            "power": formulas.power(),
+            "transitions": formulas.transitions(kpis.transitions.after_on),
+            "waits": formulas.wait(95),
+            "rate": formulas.allocation_rate(),
+            "fairness": formulas.fairness(),
+        },
     )
 
 
@@ -401,7 +410,7 @@ TABLES: dict[str, Table] = {
     ),
     "power": (("site", "site_en", "stage", "megawatts", "since", "evidence", "link"), _power_rows),
     "transitions": (("day", "transition", "transition_en", "evidence", "link"), _transition_rows),
-    "waits": (("kind", "group", "wait_minutes", "bookings"), _wait_rows),
+    "waits": (("dimension", "class", "wait_minutes", "bookings"), _wait_rows),
     "allocation-rate": (
         (
             "programme", "programme_en", "requests", "asked_gpu_seconds", "awarded_gpu_seconds", "used_gpu_seconds",
