@@ -15,23 +15,33 @@ STEPS = (50, 70, 85, 95)
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """One hour of a heat strip; `step` from 0 to 4, None where nothing is known."""
+class Heat:
+    """Hours side by side. `paths` are (step from 0 to 4, SVG path in a box of WIDTH × 10), without unknown hours."""
 
-    at: dt.datetime
-    percent: int | None
-    step: int | None
-    x: float
-    width: float
+    cells: list[tuple[dt.datetime, int | None]]
+    paths: list[tuple[int, str]]
+
+    @property
+    def emptiest(self) -> tuple[dt.datetime, int] | None:
+        known = [(percent, at) for at, percent in self.cells if percent is not None]
+        return (min(known)[1], min(known)[0]) if known else None
+
+    def mean(self, first: int, last: int) -> int | None:
+        """Of the cells from `first` to the one before `last`, in per cent."""
+        known = [percent for _, percent in self.cells[first:last] if percent is not None]
+        return round(sum(known) / len(known)) if known else None
 
 
-def heat(percents: Mapping[dt.datetime, int | None]) -> list[Cell]:
-    """Cells side by side, with a small gap; `x` and `width` in percent."""
-    slot = 100 / max(len(percents), 1)
-    return [
-        Cell(at, percent, None if percent is None else sum(percent >= step for step in STEPS), slot * i, slot * 0.93)
-        for i, (at, percent) in enumerate(percents.items())
-    ]
+def heat(percents: Mapping[dt.datetime, int | None]) -> Heat:
+    """A path for each step draws all its cells: a page has hundreds of them."""
+    slot = WIDTH / max(len(percents), 1)
+    width = slot * 0.93
+    by_step: dict[int, list[str]] = {}
+    for i, percent in enumerate(percents.values()):
+        if percent is not None:
+            step = sum(percent >= border for border in STEPS)
+            by_step.setdefault(step, []).append(f"M{slot * i:.1f} 0h{width:.1f}v10h-{width:.1f}z")
+    return Heat(list(percents.items()), [(step, "".join(parts)) for step, parts in sorted(by_step.items())])
 
 
 @dataclass(frozen=True, slots=True)

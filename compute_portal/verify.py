@@ -1050,7 +1050,8 @@ WITH things(kind, id, state) AS (
   UNION ALL SELECT 'change', id, state FROM allocation_changes UNION ALL SELECT 'report', id, state FROM reports
   UNION ALL SELECT 'claim', id, state FROM claims
   UNION ALL SELECT 'appeal', id, state FROM appeals UNION ALL SELECT 'announcement', id, state FROM announcements
-  UNION ALL SELECT 'waiter', id, state FROM waiters
+  UNION ALL SELECT 'waiter', id, state FROM waiters UNION ALL SELECT 'dataset', id, state FROM datasets
+  UNION ALL SELECT 'site', id, state FROM power_sites UNION ALL SELECT 'transition', id, state FROM transitions
 ), latest AS (SELECT kind, subject_id, MAX(id) AS id FROM history_entries GROUP BY kind, subject_id),
 told AS (SELECT h.kind, h.subject_id, h.after FROM latest l JOIN history_entries h ON h.id = l.id)
 SELECT t.kind, t.id, t.state, COALESCE(h.after, 'nothing') AS told

@@ -48,9 +48,11 @@ DECIDED = (AllocationState.ACTIVE, AllocationState.SUSPENDED, AllocationState.CL
 
 
 def publish(session: Session, contents: Mapping[Figure, Content], *, now: dt.datetime) -> None:
-    """Keep what was reckoned in place of what was there."""
+    """Keep what was reckoned in place of what was there; `rows` of each are for its CSV."""
     session.execute(sa.delete(PublishedFigure).where(PublishedFigure.name.in_(contents)))
-    session.add_all(PublishedFigure(name=name, reckoned_at=now, content=content) for name, content in contents.items())
+    for name, content in contents.items():
+        told = {key: value for key, value in content.items() if key != "rows"}
+        session.add(PublishedFigure(name=name, reckoned_at=now, content=told, open_rows=content.get("rows", [])))
     session.flush()
 
 
@@ -465,7 +467,7 @@ def fairness(session: Session, policy: CommonsPolicy, now: dt.datetime) -> Conte
     """Used against entitled in the last days, by size of enterprise, and Jain's index over enterprises with demand.
 
     In each pool, what was used is entitled to the enterprises that had demand there, by the shares of their
-    allocations. Demand is a booking that was submitted, waited or ran in these days. `ratios` are used ÷ entitled of
+    allocations. Demand is a booking that was submitted, waited or ran in these days. `rows` are used ÷ entitled of
     each enterprise in thousandths, without names, smallest first.
     """
     since = now - dt.timedelta(days=policy.waits_of_days)
@@ -501,7 +503,7 @@ def fairness(session: Session, policy: CommonsPolicy, now: dt.datetime) -> Conte
     return {
         "since": _second(since),
         "sizes": _by_size(session, policy, entitled, taken),
-        "ratios": ratios if enough else [],
+        "rows": ratios if enough else [],
         "jain_milli": jain(ratios) if enough else None,
     }
 

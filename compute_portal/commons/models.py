@@ -81,12 +81,16 @@ class Transition(Base):
 
 
 class PublishedFigure(Base):
-    """A figure as the timetable reckoned it last, with the open rows behind it; small numbers are gone already."""
+    """A figure as the timetable reckoned it last; small numbers are gone already.
+
+    `open_rows` are what it was reckoned from, for its CSV; pages do not load them.
+    """
 
     __tablename__ = "published_figures"
     name: Mapped[Figure] = mapped_column(enum_type(Figure, "name"), primary_key=True)
     reckoned_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
     content: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    open_rows: Mapped[list[Any]] = mapped_column(sa.JSON, deferred=True)
 
 
 class PoolDay(Base):

@@ -25,7 +25,7 @@ from ..pools.models import Pool
 from ..programmes import queries as programmes
 from ..sentences import Refusal, Sentence
 from ..signin.queries import names_of
-from . import queries, service
+from . import formulas, queries, service
 from .forms import DatasetEditForm, DatasetForm, SiteForm, StageForm, TransitionForm, WhyForm, megawatts
 from .models import PowerSite, PublishedFigure
 from .states import TIER_NAMES, DatasetState, Figure, SiteState, Tier, TransitionState
@@ -131,7 +131,7 @@ def _news(found: dict[Figure, PublishedFigure], listed: Sequence[Pool]) -> News:
     )
 
 
-def _strips(found: dict[Figure, PublishedFigure]) -> dict[int, list[plots.Cell]]:
+def _strips(found: dict[Figure, PublishedFigure]) -> dict[int, plots.Heat]:
     """By pool, how much of it cannot be booked in each of the coming hours."""
     if (row := found.get(Figure.NOW)) is None:
         return {}
@@ -225,6 +225,15 @@ def figures() -> ResponseReturnValue:
         sizes=SIZE_NAMES,
         stages=[stage for stage in SiteState if stage is not SiteState.DROPPED],
         policy=portal().policy.commons,
+        sql={
+            "permit": formulas.time_to_permit(),
+            "hours": formulas.gpu_hours(kpis.month),
+            "power": formulas.power(),
+            "transitions": formulas.transitions(kpis.transitions.after_on),
+            "waits": formulas.wait(95),
+            "rate": formulas.allocation_rate(),
+            "fairness": formulas.fairness(),
+        },
     )
 
 
@@ -271,36 +280,38 @@ class QueuePlot:
 def _queue(pool_ids: list[int], hours: list[Any]) -> QueuePlot | None:
     if not hours:
         return None
-    instants = sorted({at for _, at, *_rest in hours})
-    waiting = {(pool_id, at): bookings for pool_id, at, _a, _b, bookings, _g in hours}
-    on = plots.scale(max(waiting.values()))
+    waiting: dict[int, dict[dt.datetime, int]] = {id: {} for id in pool_ids}
+    for pool_id, at, _a, _b, bookings, _g in hours:
+        waiting[pool_id][at] = bookings
+    instants = sorted({at for of_pool in waiting.values() for at in of_pool})
+    on = plots.scale(max(most for of_pool in waiting.values() for most in of_pool.values()))
     by_day: dict[dt.date, dict[int, int]] = {}
-    for (pool_id, at), bookings in waiting.items():
-        of_day = by_day.setdefault(clock.day_of(at), {})
-        of_day[pool_id] = max(bookings, of_day.get(pool_id, 0))
+    for at in instants:
+        of_day = by_day.setdefault(clock.day_of(at), dict.fromkeys(pool_ids, 0))
+        for pool_id in pool_ids:
+            of_day[pool_id] = max(waiting[pool_id].get(at, 0), of_day[pool_id])
     return QueuePlot(
         instants,
         on,
-        {id: plots.line([waiting.get((id, at)) for at in instants], on) for id in pool_ids},
-        {id: max((waiting.get((id, at), 0) for at in instants), default=0) for id in pool_ids},
+        {id: plots.line([waiting[id].get(at) for at in instants], on) for id in pool_ids},
+        {id: max(waiting[id].values(), default=0) for id in pool_ids},
         sorted(by_day.items()),
     )
 
 
-def _past_strips(pool_ids: list[int], hours: list[Any]) -> dict[int, list[list[plots.Cell]]]:
+def _past_strips(pool_ids: list[int], hours: list[Any]) -> dict[int, list[plots.Heat]]:
     """By pool, the last seven days as strips of 24 hours: how much of what was in service was given to bookings."""
-    found: dict[int, list[list[plots.Cell]]] = {}
+    found: dict[int, list[plots.Heat]] = {}
     percents = {
         (pool_id, at): None if not available else min(100, 100 * allocated // available)
         for pool_id, at, available, allocated, *_rest in hours
     }
-    days = sorted({clock.day_of(at) for _, at in percents})[-7:]
+    last = clock.day_of(max((at for _, at in percents), default=now()))
+    begins = [clock.start_of_day(last - dt.timedelta(days=back)) for back in range(6, -1, -1)]
     for pool_id in pool_ids:
         found[pool_id] = [
-            plots.heat(
-                {(at := clock.start_of_day(day) + hour * clock.HOUR): percents.get((pool_id, at)) for hour in range(24)}
-            )
-            for day in days
+            plots.heat({at: percents.get((pool_id, at)) for at in (begin + n * clock.HOUR for n in range(24))})
+            for begin in begins
         ]
     return found
 
@@ -315,9 +326,10 @@ def _permit_rows(session: Session) -> Iterator[Sequence[exports.Cell]]:
         yield Decimal(milli).scaleb(-3), "yes" if in_time else "no"
 
 
-def _rows_of(session: Session, name: Figure, part: str = "rows") -> list[Any]:
+def _rows_of(session: Session, name: Figure, part: str = "") -> list[Any]:
+    """The rows that a figure was reckoned from, or a table of its content."""
     row = queries.figures(session, name).get(name)
-    return [] if row is None else list(row.content[part])
+    return [] if row is None else list(row.content[part] if part else row.open_rows)
 
 
 def _day_rows(session: Session) -> Iterator[Sequence[exports.Cell]]:
@@ -370,7 +382,7 @@ def _fairness_rows(session: Session) -> Iterator[Sequence[exports.Cell]]:
 
 
 def _ratio_rows(session: Session) -> Iterator[Sequence[exports.Cell]]:
-    for ratio in _rows_of(session, Figure.FAIRNESS, "ratios"):
+    for ratio in _rows_of(session, Figure.FAIRNESS):
         yield (Decimal(ratio).scaleb(-3),)
 
 
@@ -398,7 +410,7 @@ TABLES: dict[str, Table] = {
     ),
     "power": (("site", "site_en", "stage", "megawatts", "since", "evidence", "link"), _power_rows),
     "transitions": (("day", "transition", "transition_en", "evidence", "link"), _transition_rows),
-    "waits": (("kind", "group", "wait_minutes", "bookings"), _wait_rows),
+    "waits": (("dimension", "class", "wait_minutes", "bookings"), _wait_rows),
     "allocation-rate": (
         (
             "programme", "programme_en", "requests", "asked_gpu_seconds", "awarded_gpu_seconds", "used_gpu_seconds",

@@ -94,6 +94,7 @@ def upgrade() -> None:
         ),
         sa.Column("reckoned_at", UtcDateTime(), nullable=False),
         sa.Column("content", sa.JSON(), nullable=False),
+        sa.Column("open_rows", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_published_figures")),
     )
     op.create_table(

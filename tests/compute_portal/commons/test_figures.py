@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import io
+import sqlite3
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from compute_portal import clock
 from compute_portal.access import SYSTEM
 from compute_portal.allocations.models import Allocation
 from compute_portal.bookings.models import Booking
-from compute_portal.commons import figures, queries, service
+from compute_portal.commons import figures, formulas, queries, service
 from compute_portal.commons.models import PoolDay, PoolHour
 from compute_portal.commons.service import NewTransition, SiteStage
 from compute_portal.commons.states import Figure, SiteState
@@ -119,7 +121,7 @@ def test_each_kpi_can_be_reckoned_exactly_from_its_csv(
         waited = [
             minutes
             for row in table(app, "waits")
-            if (row["kind"], row["group"]) == (group["kind"], group["group"])
+            if (row["dimension"], row["class"]) == (group["kind"], group["group"])
             for minutes in [int(row["wait_minutes"])] * int(row["bookings"])
         ]
         assert len(waited) == group["bookings"] > 0
@@ -129,6 +131,41 @@ def test_each_kpi_can_be_reckoned_exactly_from_its_csv(
     ratios = [Decimal(row["used_to_entitled"]) for row in table(app, "fairness-ratios")]
     index = sum(ratios) ** 2 / (len(ratios) * sum(ratio**2 for ratio in ratios))
     assert round(index * 1000) == found[Figure.FAIRNESS].content["jain_milli"]
+
+
+def test_the_queries_on_the_page_give_its_figures_over_the_public_files(
+    app: Flask, cast: Cast, open_policy: Policy, later: dt.datetime
+) -> None:
+    """In a database of their own, made of nothing but the CSVs."""
+    files = sqlite3.connect(":memory:")
+    for name in ("time-to-permit", "pool-days", "power", "transitions", "waits", "fairness-ratios"):
+        rows = table(app, name)
+        table_name, columns = name.replace("-", "_"), ", ".join(f"{column} NUMERIC" for column in rows[0])
+        files.execute(f"CREATE TABLE {table_name} ({columns})")
+        marks = ", ".join("?" * len(rows[0]))
+        files.executemany(f"INSERT INTO {table_name} VALUES ({marks})", [tuple(row.values()) for row in rows])
+
+    def asked(sql: str) -> Any:
+        return files.execute(sql).fetchone()[0]
+
+    with cast.database.read_only() as session:
+        found = {name: row.content for name, row in queries.figures(session, *Figure).items()}
+        days = queries.use_by_day(session, TODAY.replace(day=1), clock.day_of(later))
+        power = queries.power(queries.list_sites(session))
+        counted = queries.transitions(queries.list_transitions(session), open_policy.commons, later)
+    permit = found[Figure.TIME_TO_PERMIT]
+    use = sum((use for day, use in days.items() if day >= TODAY), queries.Use())
+    (waited,) = (group for group in found[Figure.WAITS]["groups"] if group["kind"] == "all")
+    assert round(1000 * asked(formulas.time_to_permit())) == permit["median_milli"]
+    assert round(1000 * asked(formulas.time_to_permit(90))) == permit["p90_milli"]
+    assert asked(formulas.in_time()) == permit["in_time"] / permit["decided"]
+    assert asked(formulas.gpu_hours("2026-11")) == sum(use.available for use in days.values()) // 3600
+    assert asked(formulas.utilisation(TODAY, clock.day_of(later))) == use.allocated / use.available
+    assert asked(formulas.power()) * 1000 == power.committed
+    assert asked(formulas.transitions(counted.after_on)) == counted.count
+    assert [asked(formulas.wait(percent)) for percent in (50, 95)] == [waited["p50_minutes"], waited["p95_minutes"]]
+    assert round(1000 * asked(formulas.fairness())) == found[Figure.FAIRNESS]["jain_milli"]
+    assert "SELECT SUM(megawatts) FROM power" in app.test_client().get("/commons/figures").text
 
 
 def test_the_pools_days_and_hours_are_what_their_nodes_bookings_and_records_say(
