@@ -1,0 +1,157 @@
+"""`make bench`: pages under load, each held against a bare Flask page in the same run.
+
+1,000 enterprises and 100,000 bookings on PostgreSQL (BENCH_ENTERPRISES, BENCH_BOOKINGS), two gunicorn workers each.
+BENCH_YARDSTICK=path/to/app.py takes another `app` as the yardstick; BENCH_SECONDS is how long each page is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+from urllib.parse import urlencode
+
+import psutil
+import pytest
+from flask.testing import FlaskClient
+
+from compute_portal.access import Role
+from compute_portal.db import Database
+from compute_portal.policy import Policy
+from tests.bench.load import Load, load
+from tests.cast import NOW, Cast, make_cast
+from tests.house.town import PERSON_OF, build, grow
+from tests.web import make_app, set_now, sign_in
+
+pytestmark = pytest.mark.bench
+ROOT = Path(__file__).resolve().parents[2]
+WORKERS = 2
+READS, CALENDAR = 0.15, 0.08  # what the ratios should reach
+PAGES = (
+    (Role.MEMBER, "/start", READS),
+    (Role.MEMBER, "/bookings", READS),
+    (Role.MEMBER, "/allocations", READS),
+    (Role.MEMBER, "/usage", READS),
+    (Role.OPERATOR, "/bookings", READS),
+    (Role.OPERATOR, "/enterprises", READS),
+    (Role.OPERATOR, "/queue", READS),
+    (Role.MEMBER, "/pools/{pool}/calendar", CALENDAR),
+    (Role.MEMBER, "/pools/{pool}/calendar?view=month", CALENDAR),
+    (Role.MEMBER, "/bookings/offers", CALENDAR),
+    (Role.MEMBER, "/bookings/new", READS),
+)
+
+
+@contextlib.contextmanager
+def served(module: str, folder: Path, **environ: str) -> Iterator[tuple[tuple[str, int], psutil.Process]]:
+    """gunicorn with two workers, from the first answer to SIGTERM."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    command = [sys.executable, "-m", "gunicorn", "-w", str(WORKERS), "-k", "gthread", "--threads", "4"]
+    command += ["--no-control-socket", "-b", f"127.0.0.1:{port}", "--pythonpath", str(ROOT), module]
+    with (folder / f"{port}.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, env={**os.environ, **environ}, stdout=log, stderr=log)
+    try:
+        for _ in range(300):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            assert process.poll() is None, (folder / f"{port}.log").read_text()[-2_000:]
+            time.sleep(0.1)
+        time.sleep(2)  # both workers have imported all there is
+        yield ("127.0.0.1", port), psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def cpu_of(process: psutil.Process) -> float:
+    """Seconds that the workers used so far."""
+    return sum(sum(child.cpu_times()[:2]) for child in process.children(recursive=True))
+
+
+def get(page: str, cookie: str) -> Iterator[bytes]:
+    return cycle([f"GET {page} HTTP/1.1\r\nHost: portal.test\r\nCookie: {cookie}\r\n\r\n".encode()])
+
+
+def bookings(app_cookie: str, form_cookie: str, values: dict[str, str]) -> Iterator[bytes]:
+    """A form with a key of its own each time, so that each one books."""
+    while True:
+        body = urlencode(values | {"form_key": secrets.token_urlsafe(24)})
+        yield (
+            f"POST /bookings/new HTTP/1.1\r\nHost: portal.test\r\nCookie: {app_cookie}; {form_cookie}\r\n"
+            f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        ).encode()
+
+
+def form_of(client: FlaskClient, cast: Cast) -> dict[str, str]:
+    """The booking form as it is sent after its price was seen."""
+    page = client.get(f"/bookings/new?kind=flexible&allocation_id={cast.allocation}&gpus=1&longest=0.1&title=x")
+    hidden = dict(re.findall(r'name="(csrf_token|quoted)" (?:type="hidden" )?value="([^"]+)"', page.text))
+    asked = {"kind": "flexible", "allocation_id": str(cast.allocation), "gpus": "1", "longest": "0.1", "title": "x"}
+    return asked | {"csrf_token": hidden["csrf_token"], "step": "check"} | {"quoted": hidden.get("quoted", "")}
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_pages_under_load_beside_a_bare_flask_page(database: Database, policy: Policy, tmp_path: Path) -> None:
+    enterprises = int(os.environ.get("BENCH_ENTERPRISES") or 1_000)
+    many = int(os.environ.get("BENCH_BOOKINGS") or 100_000)
+    seconds = float(os.environ.get("BENCH_SECONDS") or 5)
+    town = build(make_cast(database), policy)
+    cast = town.cast
+    grow(cast, enterprises, each=max(3, (many - enterprises) // enterprises))
+    with database.engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("ANALYZE")
+    app = make_app(database, policy)
+    set_now(app, NOW)
+    clients = {role: sign_in(app, cast.users[person], language="en") for role, person in PERSON_OF.items()}
+
+    def cookie(role: Role, name: str = "portal") -> str:
+        found = clients[role].get_cookie(name, domain="portal.test")
+        assert found is not None
+        return f"{name}={found.value}"
+
+    given = os.environ.get("BENCH_YARDSTICK")
+    module = f"{Path(given).stem}:app" if given else "tests.bench.yardstick:make_yardstick()"
+    path = os.pathsep.join([*([str(Path(given).parent)] if given else []), *sys.path])
+    print(f"\n{enterprises:,} enterprises, {many:,} bookings, PostgreSQL, {WORKERS} workers, {seconds:g} s each")
+    print(f"  {'':42}{'a second':>9}{'ratio':>8}{'goal':>6}{'CPU ms':>8}{'p50 ms':>8}{'p99 ms':>8}")
+    with served(module, tmp_path, PYTHONPATH=path) as (where, process):
+        bare = load(where, get("/", "x=y"), seconds=seconds, cpu_seconds=lambda: cpu_of(process))
+    _print("a bare Flask page", bare, bare.a_second, 0)
+    environ = {
+        "PORTAL_ENV": "test", "PORTAL_SECRET_KEY": "s" * 40, "PORTAL_PUBLIC_URL": "http://portal.test",
+        "PORTAL_DATABASE_URL": database.url.render_as_string(hide_password=False),
+        "PORTAL_POLICY_FILE": str(ROOT / "config" / "policy.toml"), "PORTAL_LOG_LEVEL": "WARNING",
+    }  # fmt: skip
+    with served("tests.bench.served:app", tmp_path, **environ) as (where, process):
+        for role, address, goal in PAGES:
+            page = address.format(pool=cast.pool)
+            found = load(where, get(page, cookie(role)), seconds=seconds, cpu_seconds=lambda: cpu_of(process))
+            _print(f"{role.value} {page}", found, bare.a_second, goal)
+            assert found.wrong == 0, f"{found.wrong} answers of {page} were no page"
+        values = form_of(clients[Role.MEMBER], cast)
+        checks = bookings(cookie(Role.MEMBER), cookie(Role.MEMBER, "portal-form"), values)
+        found = load(where, checks, seconds=seconds, cpu_seconds=lambda: cpu_of(process))
+        _print("member POST /bookings/new, price checked", found, bare.a_second, READS)
+        assert found.wrong == 0
+        booked = bookings(cookie(Role.MEMBER), cookie(Role.MEMBER, "portal-form"), values | {"step": "book"})
+        found = load(where, booked, seconds=seconds, cpu_seconds=lambda: cpu_of(process), right=(302,))
+        _print("member POST /bookings/new, booked", found, bare.a_second, 0)
+        assert found.wrong == 0
+
+
+def _print(page: str, found: Load, bare: float, goal: float) -> None:
+    told = f"{goal:6.2f}" if goal else f"{'':6}"
+    ratio = found.a_second / bare
+    print(
+        f"  {page:42}{found.a_second:9.0f}{ratio:8.3f}{told}{found.cpu_ms:8.2f}{found.p50_ms:8.1f}{found.p99_ms:8.1f}"
+    )
