@@ -8,12 +8,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import quote_plus
+from typing import Any
 
 import numpy as np
 
 from .. import clock
-from ..pools.availability import Flags, Ints
+from ..pools.availability import HOUR, Flags, Ints
 from ..pools.hours import Grid
 
 DAY_HOURS = 24
@@ -26,8 +26,8 @@ class Cell:
 
     at: str  # as people type it into the form
     free: int
-    tone: str  # past, short, fit, maint, pick: how it looks
-    mine: bool = False
+    looks: str  # past, short, fit, maint, pick; and mine
+    says: str = ""  # what a screen reader says of it besides the number; of a link the number, too
     href: str | None = None
     booked: int = 0  # by others
     own: int = 0
@@ -37,6 +37,22 @@ class Cell:
     @property
     def capacity(self) -> int:
         return self.free + self.booked + self.own + self.kept + self.closed
+
+
+@dataclass(frozen=True)
+class Words:
+    """What cells say, in the reader's language: put together here once and not for each of hundreds of cells."""
+
+    free: str  # with %(day)s, %(hour)s and %(free)s
+    past: str
+    mine: str
+    maint: str
+    pick: str
+    days: Callable[[dt.date], str]
+
+    def also(self, tone: str, mine: bool) -> str:
+        more = self.maint if tone == "maint" else self.pick if tone == "pick" else ""
+        return (self.mine if mine else "") + more
 
 
 @dataclass(frozen=True)
@@ -64,10 +80,11 @@ class Hourly:
     most_fixed: int
     now: dt.datetime
     choosing: Choosing | None  # None: whoever only looks
+    words: Words
 
     def cells(self, first: dt.datetime, hours: int) -> list[Cell]:
         grid, asked = self.grid, self.choosing
-        offset = (int(first.timestamp()) - grid.first) // 3_600
+        offset = (int(first.timestamp()) - grid.first) // HOUR
         free, booked, mine, kept, closed = (
             grid.count(masks).tolist() for masks in (grid.free, grid.booked, grid.mine, grid.kept, grid.closed)
         )
@@ -76,6 +93,7 @@ class Hourly:
         ends = self._ends(enough)
         cells = []
         day, hour = clock.day_of(first), first.astimezone(clock.SHANGHAI).hour
+        named, words = self.words.days(day), self.words
         for number in range(offset, offset + hours):
             at = first + (number - offset) * clock.HOUR
             name = f"{day} {hour:02}:00"
@@ -86,19 +104,24 @@ class Hourly:
             elif asked is not None and asked.start is not None and ends is not None and at >= asked.start:
                 href = self._end_link(asked, at) if ends[number] else None
                 tone = "pick" if at == asked.start else "fit" if ends[number] else "short"
-            elif asked is not None and enough[number] and asked.first_at <= at <= asked.last_at:
-                href = f"{asked.start_link}&starts_at={quote_plus(name)}#choose" if at < asked.ends_by else None
+            elif asked is not None and enough[number] and asked.first_at <= at <= asked.last_at and at < asked.ends_by:
+                href = f"{asked.start_link}&starts_at={day}+{hour:02}%3A00#choose"
             if tone not in ("past", "pick") and grid.maintenance[number]:
                 tone = "maint"
+            own = tone != "past" and mine[number] > 0
+            says = words.past if tone == "past" else words.also(tone, own)
+            if href is not None:
+                says = words.free % {"day": named, "hour": name[11:], "free": free[number]} + says
             cells.append(
                 Cell(
-                    name, free[number], tone, mine=mine[number] > 0 and tone != "past", href=href,
+                    name, free[number], f"{tone} mine" if own else tone, says, href,
                     booked=booked[number], own=mine[number], kept=kept[number], closed=closed[number],
                 )
             )  # fmt: skip
             hour += 1
             if hour == DAY_HOURS:
                 day, hour = day + dt.timedelta(days=1), 0
+                named = words.days(day)
         return cells
 
     def _ends(self, enough: Flags) -> Flags | None:
@@ -106,7 +129,7 @@ class Hourly:
         asked = self.choosing
         if asked is None or asked.start is None:
             return None
-        begins = (int(asked.start.timestamp()) - self.grid.first) // 3_600
+        begins = (int(asked.start.timestamp()) - self.grid.first) // HOUR
         found: Flags = np.zeros(len(enough), np.bool_)
         within = min(len(enough) - begins, asked.longest_hours, int((asked.ends_by - asked.start) / clock.HOUR))
         if begins >= 0 and within > 0:
@@ -116,7 +139,7 @@ class Hourly:
     @staticmethod
     def _end_link(asked: Choosing, last_hour: dt.datetime) -> str:
         assert asked.start is not None
-        return f"{asked.book_link}&starts_at={_name(asked.start)}&ends_at={_name(last_hour + clock.HOUR)}"
+        return f"{asked.book_link}&starts_at={in_address(asked.start)}&ends_at={in_address(last_hour + clock.HOUR)}"
 
     def week(self, first: dt.date) -> list[list[Cell]]:
         """Hours down, days across."""
@@ -125,27 +148,35 @@ class Hourly:
 
     def month(self, monday: dt.date, weeks: int, link: Callable[[dt.date], str]) -> list[list[Cell | None]]:
         """Weeks down, days across; a day by what is free in each of its hours to come. None: it is over."""
-        cells = self.cells(clock.start_of_day(monday), weeks * WEEK_DAYS * DAY_HOURS)
-        days = [
-            self._day(monday + dt.timedelta(days=n), cells[n * DAY_HOURS : (n + 1) * DAY_HOURS], link)
-            for n in range(weeks * WEEK_DAYS)
-        ]
-        return [days[week * WEEK_DAYS : (week + 1) * WEEK_DAYS] for week in range(weeks)]
+        grid, days = self.grid, weeks * WEEK_DAYS
+        begins = int(clock.start_of_day(monday).timestamp())
+        offset = (begins - grid.first) // HOUR
 
-    @staticmethod
-    def _day(day: dt.date, cells: list[Cell], link: Callable[[dt.date], str]) -> Cell | None:
-        cells = [cell for cell in cells if cell.tone != "past"]
-        if not cells:
-            return None
-        tones = {cell.tone for cell in cells}
-        tone = "maint" if "maint" in tones else "short" if tones == {"short"} else "fit"
-        return Cell(
-            str(day), min(cell.free for cell in cells), tone, mine=any(cell.mine for cell in cells), href=link(day)
-        )
+        def by_day(of_hours: Any) -> Any:
+            return of_hours[offset : offset + days * DAY_HOURS].reshape(days, DAY_HOURS)
+
+        ends = begins + HOUR * np.arange(1, days * DAY_HOURS + 1).reshape(days, DAY_HOURS)
+        to_come = ends > int(self.now.timestamp())
+        enough = by_day(grid.room(self.most_fixed)) >= (self.choosing.gpus if self.choosing else 1)
+        free = np.min(by_day(grid.count(grid.free)), axis=1, where=to_come, initial=grid.capacity).tolist()
+        some = (to_come & enough).any(axis=1)
+        shut = (to_come & by_day(grid.maintenance)).any(axis=1)
+        mine = (to_come & (by_day(grid.count(grid.mine)) > 0)).any(axis=1)
+        cells: list[Cell | None] = []
+        for number in range(days):
+            if not to_come[number].any():
+                cells.append(None)
+                continue
+            day, own = monday + dt.timedelta(days=number), bool(mine[number])
+            tone = "maint" if shut[number] else "fit" if some[number] else "short"
+            looks = f"{tone} mine" if own else tone
+            cells.append(Cell(str(day), free[number], looks, self.words.also(tone, own), link(day)))
+        return [cells[week * WEEK_DAYS : (week + 1) * WEEK_DAYS] for week in range(weeks)]
 
 
-def _name(at: dt.datetime) -> str:
-    return quote_plus(at.astimezone(clock.SHANGHAI).strftime("%Y-%m-%d %H:%M"))
+def in_address(at: dt.datetime) -> str:
+    """As a form reads it: 2026-11-20+20%3A00."""
+    return at.astimezone(clock.SHANGHAI).strftime("%Y-%m-%d+%H%%3A%M")
 
 
 def free_by_node(grid: Grid, rows: slice, first_hour: int, hours: int) -> list[list[int]]:

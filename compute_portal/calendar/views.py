@@ -18,12 +18,14 @@ from ..bookings.offers import Offers
 from ..bookings.queries import Choice
 from ..forms import a_form_key, show
 from ..guard import _, actor, allows, language, now, one_time, portal, read
+from ..language import N_, gettext
+from ..language import day as day_text
 from ..language import hours as hours_text
 from ..pools import queries as pools
 from ..pools.models import Pool
 from ..sentences import Refusal, Sentence
 from .forms import WishForm, propose
-from .pages import DAY_HOURS, WEEK_DAYS, Choosing, Hourly, free_by_node, monday_of
+from .pages import DAY_HOURS, WEEK_DAYS, Choosing, Hourly, Words, free_by_node, monday_of
 
 blueprint = Blueprint("calendar", __name__, template_folder="templates")
 VIEWS = ("day", "week", "month")
@@ -54,7 +56,7 @@ def page(pool_id: int) -> ResponseReturnValue:
         here["allocation_id"] = choice.allocation.id
     choosing = None if choice is None else _choosing(choice, gpus, here, start)
     most_fixed = grid.capacity * portal().policy.bookings.fixed_share_percent // 100
-    hourly = Hourly(grid, most_fixed, now(), choosing)
+    hourly = Hourly(grid, most_fixed, now(), choosing, _words())
     by_node = view == "day" and request.args.get("by") == "nodes"
     return render_template(
         "calendar/page.html",
@@ -75,6 +77,18 @@ def page(pool_id: int) -> ResponseReturnValue:
         by_node=by_node,
         nodes=_nodes(hourly, begins) if by_node else None,
         may_book=actor().may(Permission.BOOKING_SUBMIT),
+    )
+
+
+def _words() -> Words:
+    comma = _(", ")
+    return Words(
+        free=gettext(language(), N_("%(day)s %(hour)s, %(free)s free")),
+        past=_("past"),
+        mine=comma + _("you have a booking"),
+        maint=comma + _("maintenance"),
+        pick=comma + _("chosen as the start"),
+        days=lambda day: day_text(day, language(), year=False, weekday=True),
     )
 
 

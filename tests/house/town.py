@@ -447,8 +447,10 @@ def ask(cast: Cast, many: int) -> None:
     cast.database.transaction(lambda session: _insert(session, Allocation, rows))
 
 
-def grow(cast: Cast, many: int) -> dict[str, int]:
-    """`many` enterprises with all that pages list, and as much again for Yusheng alone; ids of rows to open.
+def grow(cast: Cast, many: int, each: int = 3) -> dict[str, int]:
+    """`many` enterprises with all that pages list, `each` with so many bookings, and as much again for Yusheng alone.
+
+    Returns ids of rows to open.
 
     Plain inserts, one per table, for counting queries only: the ledger of this town does not add up.
     """
@@ -459,7 +461,7 @@ def grow(cast: Cast, many: int) -> dict[str, int]:
         holders = [cast.yusheng] * 30 + firms
         allocations = _many_allocations(session, cast, holders)
         booked_from = [(allocations[0], cast.yusheng)] * many + [
-            (allocation, firm) for allocation, firm in zip(allocations[30:], firms, strict=True) for _ in range(3)
+            (allocation, firm) for allocation, firm in zip(allocations[30:], firms, strict=True) for _ in range(each)
         ]
         _many_bookings(session, cast, booked_from, allocations[0])
         ids.update(_rows_to_open(session, cast.yusheng), allocation_id=allocations[0])
