@@ -62,6 +62,7 @@ class Grid:
     closed: Ints
     fixed: Ints  # per hour: the most cards that fixed bookings and options have at one instant of it
     maintenance: Flags  # per hour: whether a closure that has an end touches it
+    under_caps: Ints  # per hour: how many cards more caps of power let be in use; FOREVER where there is none
     unit: Unit
 
     @property
@@ -85,12 +86,19 @@ class Grid:
         [0, self.hours - hours]; every smaller number of cards fits too (in a pool of whole nodes: of whole nodes).
         """
         free = self._throughout(self.free, hours, np.bitwise_and)
-        return self._largest(free, most_fixed - self._throughout(self.fixed[None, :], hours, np.maximum)[0])
+        left = np.minimum(
+            most_fixed - self._throughout(self.fixed[None, :], hours, np.maximum)[0],
+            self._throughout(self.under_caps[None, :], hours, np.minimum)[0],
+        )
+        return self._largest(free, left)
 
     def room_from(self, hour: int, most_fixed: int) -> Ints:
         """The most cards that a fixed booking could get from this hour on, if it lasts 1, 2, 3 … hours."""
         free = np.bitwise_and.accumulate(self.free[:, hour:], axis=1)
-        return self._largest(free, most_fixed - np.maximum.accumulate(self.fixed[hour:]))
+        left = np.minimum(
+            most_fixed - np.maximum.accumulate(self.fixed[hour:]), np.minimum.accumulate(self.under_caps[hour:])
+        )
+        return self._largest(free, left)
 
     def _largest(self, free: Ints, left: Ints) -> Ints:
         """Per column what one booking can get of these cards, and never more than `left`."""
@@ -139,8 +147,11 @@ def grid(
     first: int,
     hours: int,
     unit: Unit = "gpu",
+    caps: Sequence[tuple[int, int, int]] = (),
 ) -> Grid:
     """From database tuples: nodes (id, gpus) in order of placement, `Taken` and `Shut` rows. `first` is on the hour.
+
+    `caps` say how many cards may be in use at once: (starts_at, ends_at, cards).
 
     Raises ValueError for a row on a node that is not among `nodes`.
     """
@@ -164,7 +175,14 @@ def grid(
     with_end = shut[shut[:, 2] < FOREVER]
     for begin_hour, end_hour in zip(*_hours(with_end[:, 1], with_end[:, 2], first, hours), strict=True):
         planned[begin_hour:end_hour] = True
-    return Grid(first, ids, full, free, booked, mine, kept, gone, peak, planned, unit)
+    under_caps = np.full(hours, FOREVER, np.int64)
+    if caps:
+        used = _peak(at, mask, rows[:, 2], rows[:, 3], len(ids), first, hours)
+        for starts_at, ends_at, cards in caps:
+            (begin_hour,), (end_hour,) = _hours(np.array([starts_at]), np.array([ends_at]), first, hours)
+            within = slice(begin_hour, end_hour)
+            under_caps[within] = np.minimum(under_caps[within], cards - used[within])
+    return Grid(first, ids, full, free, booked, mine, kept, gone, peak, planned, under_caps, unit)
 
 
 def _hours(starts: Ints, ends: Ints, first: int, hours: int) -> tuple[Ints, Ints]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from ..db import Reader, UtcDateTime
 from ..lifecycle import HistoryEntry
 from ..sentences import NotFound
 from ..signin.models import User
-from .availability import FOREVER, HOUR, Availability, Hours
+from .availability import FOREVER, HOUR, Availability, Hours, gpus_for
 from .hours import Grid, Whose, grid
 from .models import (
     Discount,
@@ -29,6 +30,7 @@ from .models import (
     OptionPlace,
     Pool,
     PoolWeight,
+    PowerCap,
     Tariff,
 )
 from .prices import Contract, ListPrice, PriceBook, Weight
@@ -194,9 +196,20 @@ _OCCUPIED = sa.union_all(
     _KEPT,
 )
 _NODES = sa.select(_N.id, _N.gpus, _N.state).where(_N.pool_id == sa.bindparam("pool")).order_by(_N.position)
-_WINDOWS = sa.select(_M.node_ids, _M.starts_at, _M.ends_at).where(
-    _M.pool_id == sa.bindparam("pool"), _M.state == MaintenanceState.PLANNED, _M.ends_at > sa.bindparam("now")
-)
+_P, _C = (cast(sa.Table, model.__table__).c for model in (Pool, PowerCap))
+_NOW = sa.bindparam("now", type_=UtcDateTime())
+# What closes nodes for a time, and what lets only a part of the pool be in use: one question.
+_WINDOWS = sa.union_all(
+    sa.select(
+        sa.cast(_M.node_ids, sa.Text).label("node_ids"), _M.starts_at.label("starts_at"), _M.ends_at.label("ends_at"),
+        sa.literal_column("0").label("watts"), sa.literal_column("0").label("pue"),
+        sa.literal_column("0").label("of_a_gpu"),
+    ).where(_M.pool_id == sa.bindparam("pool"), _M.state == MaintenanceState.PLANNED, _M.ends_at > _NOW),
+    sa.select(
+        sa.cast(sa.null(), sa.Text), _C.starts_at, _C.ends_at, _C.watts, _C.pue_permille, _P.watts
+    ).join_from(PowerCap.__table__, Pool.__table__, _P.id == _C.pool_id)
+    .where(_C.pool_id == sa.bindparam("pool"), _C.lifted_at.is_(None), _C.ends_at > _NOW),
+)  # fmt: skip
 
 
 # The same once more, with whose it is: a booking's id, or minus the id of somebody on the wait-list.
@@ -222,7 +235,7 @@ class _OfPool(Protocol):
 
 
 def load_availability(session: Reader, pool: _OfPool, now: dt.datetime) -> Availability:
-    """Who occupies which GPUs of the pool from `now` on: bookings, nodes not up, maintenance."""
+    """Who occupies which GPUs of the pool from `now` on: bookings, nodes not up, maintenance; and caps of power."""
     second = int(now.timestamp())
     nodes = session.execute(_NODES, {"pool": pool.id}).all()
     occupied = session.execute(_OCCUPIED, {"pool": pool.id, "now": now})
@@ -230,12 +243,10 @@ def load_availability(session: Reader, pool: _OfPool, now: dt.datetime) -> Avail
         (node_id, mask, start, _taken_until(end, released, stuck, second), fixed)
         for node_id, mask, start, end, fixed, released, stuck in occupied
     ]
-    closed = [(id, second, FOREVER) for id, _gpus, state in nodes if state is not NodeState.UP]
-    for node_ids, starts_at, ends_at in session.execute(_WINDOWS, {"pool": pool.id, "now": now}):
-        span = int(starts_at.timestamp()), int(ends_at.timestamp())
-        closed += [(node_id, *span) for node_id in node_ids]
+    closed, caps = _windows(session, pool, now)
+    closed += [(id, second, FOREVER) for id, _gpus, state in nodes if state is not NodeState.UP]
     return Availability.from_rows(
-        [(id, gpus) for id, gpus, _state in nodes], rows, closed, unit=pool.booking_unit.value
+        [(id, gpus) for id, gpus, _state in nodes], rows, closed, unit=pool.booking_unit.value, caps=caps
     )
 
 
@@ -258,9 +269,8 @@ def load_grid(
             _WHOSE, {"pool": pool.id, "now": now}
         )
     ]
-    closed = [(id, second, FOREVER) for id, _gpus, state in nodes if state is not NodeState.UP]
-    for node_ids, starts_at, ends_at in session.execute(_WINDOWS, {"pool": pool.id, "now": now}):
-        closed += [(node_id, int(starts_at.timestamp()), int(ends_at.timestamp())) for node_id in node_ids]
+    closed, caps = _windows(session, pool, now)
+    closed += [(id, second, FOREVER) for id, _gpus, state in nodes if state is not NodeState.UP]
     return grid(
         [(id, gpus) for id, gpus, _state in nodes],
         taken,
@@ -268,7 +278,24 @@ def load_grid(
         first=int(first.timestamp()),
         hours=hours,
         unit=pool.booking_unit.value,
+        caps=caps,
     )
+
+
+_Span = tuple[int, int, int]
+
+
+def _windows(session: Reader, pool: _OfPool, now: dt.datetime) -> tuple[list[_Span], list[_Span]]:
+    """Nodes closed for a time as (node id, from, until), and caps of power as (from, until, GPUs)."""
+    closed: list[_Span] = []
+    caps: list[_Span] = []
+    for node_ids, starts_at, ends_at, watts, pue, of_a_gpu in session.execute(_WINDOWS, {"pool": pool.id, "now": now}):
+        span = int(starts_at.timestamp()), int(ends_at.timestamp())
+        if node_ids is None:
+            caps.append((*span, gpus_for(watts, of_a_gpu, pue)))
+        else:
+            closed += [(node_id, *span) for node_id in json.loads(node_ids)]
+    return closed, caps
 
 
 def _whose(id: int, mine: Collection[int]) -> Whose:
@@ -285,6 +312,17 @@ def _taken_until(end: int, released: object, stuck: object, second: int) -> int:
     if stuck:
         return FOREVER
     return second + RELEASE_GRACE_SECONDS if end <= second else end
+
+
+def list_power_caps(session: Session, pool_id: int, now: dt.datetime) -> list[PowerCap]:
+    """Those that hold or will, by start."""
+    return list(
+        session.scalars(
+            sa.select(PowerCap)
+            .where(PowerCap.pool_id == pool_id, PowerCap.lifted_at.is_(None), PowerCap.ends_at > now)
+            .order_by(PowerCap.starts_at, PowerCap.id)
+        )
+    )
 
 
 def node_ids(session: Session, pool_id: int) -> list[int]:

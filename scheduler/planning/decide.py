@@ -10,6 +10,7 @@ reservations of its own.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
@@ -207,9 +208,14 @@ class _Round:
             self._asked.add(one.booking_id)
 
     def overdue(self, line: Line, running: Callable[[], int]) -> None:
-        """The oldest first, while such bookings hold less than their part of the pool."""
+        """The oldest first, while such bookings hold less than their part of the pool.
+
+        The part is there for those who are not overdue: where nobody else waits it does not count.
+        """
         rules, used = self._rules, -1
         most, before = rules.promise_share * self._board.capacity, len(self.reservations)
+        if line.newest() <= self._now - rules.promise_seconds:
+            most = math.inf
         for one in line.submitted_by(self._now - rules.promise_seconds):
             if used < 0:
                 used = running()
