@@ -161,7 +161,7 @@ def test_a_port_that_is_none_is_refused(clone: Path, port: str):
 
 
 def test_an_unknown_word_lists_the_known_ones(clone: Path):
-    assert_one_sentence(run_bootstrap(clone, "serve"), "demo|test|check|bench|faults|lock|install")
+    assert_one_sentence(run_bootstrap(clone, "serve"), "demo|test|check|axe-all|bench|faults|lock|install")
 
 
 def test_an_index_out_of_reach_is_one_sentence_with_uv_and_then_pip(clone_with_pip: Path):

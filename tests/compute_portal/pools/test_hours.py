@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compute_portal.pools.availability import FOREVER, HOUR, Availability, Closed, NodeGpus, Occupied, Unit
+from compute_portal.pools.availability import FOREVER, HOUR, Availability, Cap, Closed, NodeGpus, Occupied, Unit
 from compute_portal.pools.hours import Grid, Whose, grid
 
 HOURS = 12
@@ -86,6 +86,42 @@ def test_the_windows_that_are_to_be_had_are_those_that_availability_places(
         and availability.peak_fixed(FIRST + n * HOUR, FIRST + (n + hours) * HOUR) + gpus <= most_fixed
     ]
     assert grid_of(rows, unit).starts(gpus, hours, most_fixed).tolist() == expected
+
+
+@st.composite
+def capped_pools(draw: st.DrawFn) -> tuple[Rows, list[Cap]]:
+    """As the database has them: a card is in use once at a time, and caps begin and end on the hour."""
+    nodes = [NodeGpus(id, 4) for id in (1, 2)]
+    cards = draw(st.lists(st.tuples(st.sampled_from([1, 2]), st.integers(0, 3)), unique=True, max_size=6))
+    instants = st.integers(0, (HOURS + 8) * 4).map(lambda n: n * QUARTER)
+    taken = [
+        (Occupied(node, 1 << card, draw(instants), draw(instants), draw(st.booleans())), Whose.BOOKED)
+        for node, card in cards
+    ]
+    hours = st.integers(0, HOURS + 8).map(lambda n: n * HOUR)
+    caps = draw(st.lists(st.builds(Cap, hours, hours, st.integers(0, 8)), min_size=1, max_size=3))
+    return (nodes, taken, []), caps
+
+
+@settings(max_examples=25)
+@given(capped_pools(), st.integers(1, 8), st.integers(1, HOURS))
+def test_windows_keep_to_caps_of_power_as_bookings_do(pool: tuple[Rows, list[Cap]], gpus: int, hours: int) -> None:
+    (nodes, taken, closed), caps = pool
+    availability = Availability.build(nodes, [row for row, _whose in taken], closed, "gpu", caps)
+    expected = [
+        n for n in range(HOURS - hours + 1) if availability.fits(gpus, FIRST + n * HOUR, FIRST + (n + hours) * HOUR)
+    ]
+    shown = grid(
+        [(node.id, node.gpus) for node in nodes],
+        [(row.node_id, row.gpu_mask, row.starts_at, row.ends_at, row.fixed, whose) for row, whose in taken],
+        [],
+        first=FIRST,
+        hours=HOURS,
+        caps=[(cap.starts_at, cap.ends_at, cap.gpus) for cap in caps],
+    )
+    assert shown.starts(gpus, hours, 99).tolist() == expected
+    each = [shown.room(99, n)[0] for n in range(1, HOURS + 1)]
+    assert shown.room_from(0, 99).tolist() == each
 
 
 @settings(max_examples=25)
