@@ -146,14 +146,13 @@ def plan(snapshot: Snapshot, standings: bool = True) -> Decision:
 
 def in_order(snapshot: Snapshot, line: Line | None = None, limits: Gate = decide.OPEN) -> list[Waiting]:
     """Everybody who waits, or everybody in `line`, in the order in which a round asks them."""
-    most = snapshot.rules.promise_share * snapshot.availability.capacity
-    promised = snapshot.promised_gpus() < most  # as long as the third is not full, everything overdue is asked
     return decide.in_order(
         snapshot.now,
         snapshot.line() if line is None else line,
         snapshot.rules,
         snapshot.leaves,
-        lambda _one: promised,
+        snapshot.availability.capacity,
+        snapshot.promised_gpus(),
         limits,
     )
 
