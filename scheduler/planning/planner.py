@@ -150,13 +150,13 @@ def plan(snapshot: Snapshot, standings: bool = True) -> Decision:
 
 def in_order(snapshot: Snapshot, line: Line | None = None, limits: Gate = decide.OPEN) -> list[Waiting]:
     """Everybody who waits, or everybody in `line`, in the order in which a round asks them."""
-    promised = _promised(snapshot)
     return decide.in_order(
         snapshot.now,
         snapshot.line() if line is None else line,
         snapshot.rules,
         snapshot.leaves,
-        lambda _one: promised,
+        snapshot.availability.capacity,
+        snapshot.promised_gpus(),
         limits,
     )
 
