@@ -100,6 +100,10 @@ def _look(context: Context, ahead: Ahead, pool_id: int, snapshot: Snapshot, now:
         some = changed[first : first + BATCH]
         context.write(lambda writer, some=some: estimates.record(writer, some, pool_id=pool_id, now=now))  # type: ignore[misc]
         context.alive()
+    never = [one.booking_id for one in snapshot.waiting if one.booking_id not in found]
+    for first in range(0, len(never), BATCH):
+        lost = never[first : first + BATCH]
+        context.write(lambda writer, lost=lost: estimates.forget(writer, lost))  # type: ignore[misc]
     table = starts.table({id: (low, middle, high) for id, (low, middle, high) in zip(ids, ranges, strict=True)})
     full = _overdue_is_full(snapshot)
     context.write(lambda writer: estimates.picture(writer, pool_id, starts=table, overdue_is_full=full, now=now))

@@ -122,6 +122,19 @@ def _moved(shown: Sequence[dt.datetime | None], ranged: Sequence[dt.datetime], n
     return False
 
 
+_FORGET = (
+    sa.update(cast(sa.Table, Standing.__table__))
+    .where(S.booking_id.in_(sa.bindparam("bookings", expanding=True)), S.p10_at.is_not(None))
+    .values(p10_at=None, expected_at=None, p90_at=None)
+)
+
+
+def forget(writer: Writer, booking_ids: Sequence[int]) -> None:
+    """As things are these never start: what was shown of their start no longer is."""
+    if booking_ids:
+        writer.execute(_FORGET, {"bookings": list(booking_ids)})
+
+
 _OPEN = (
     sa.select(E.id, E.made_at, B.started_at)
     .join_from(cast(sa.Table, Estimate.__table__), cast(sa.Table, Booking.__table__), B.id == E.booking_id)

@@ -19,8 +19,6 @@ def upgrade() -> None:
     op.add_column("standings", sa.Column("change", sa.JSON(none_as_null=True), nullable=True))
     op.add_column("standings", sa.Column("p10_at", UtcDateTime(), nullable=True))
     op.add_column("standings", sa.Column("p90_at", UtcDateTime(), nullable=True))
-    # What stood there was the latest instant for the first in the queue, and nothing for the others.
-    op.execute("UPDATE standings SET expected_at = NULL")
     op.create_table(
         "estimates",
         sa.Column("id", sa.Integer(), nullable=False),
