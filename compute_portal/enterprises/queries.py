@@ -48,21 +48,24 @@ class Standing:
         return Actor.of(user_id, self.bureau_roles)
 
 
-def standing_of(session: Session, user_id: int) -> Standing:
-    """One query. A disabled person has no standing."""
-    enabled = sa.select(User.id).where(User.id == user_id, User.disabled_at.is_(None))
-    at_the_bureau = sa.select(
+_ENABLED = sa.select(User.id).where(User.id == sa.bindparam("user_id"), User.disabled_at.is_(None))
+# Every page asks this; to make the statement anew took longer than to run it.
+_STANDING: sa.CompoundSelect[Any] = sa.union_all(
+    sa.select(
         sa.literal(0).label("enterprise_id"),
         sa.literal("").label("name"),
         sa.literal(None, sa.String).label("name_en"),
         sa.cast(BureauRole.role, sa.String).label("role"),
-    ).where(BureauRole.user_id.in_(enabled))
-    in_enterprises = (
-        sa.select(Enterprise.id, Enterprise.name, Enterprise.name_en, sa.cast(Membership.role, sa.String))
-        .join(Membership, Membership.enterprise_id == Enterprise.id)
-        .where(Membership.user_id.in_(enabled))
-    )
-    rows: Sequence[Any] = session.execute(sa.union_all(at_the_bureau, in_enterprises)).all()
+    ).where(BureauRole.user_id.in_(_ENABLED)),
+    sa.select(Enterprise.id, Enterprise.name, Enterprise.name_en, sa.cast(Membership.role, sa.String))
+    .join(Membership, Membership.enterprise_id == Enterprise.id)
+    .where(Membership.user_id.in_(_ENABLED)),
+)
+
+
+def standing_of(session: Session, user_id: int) -> Standing:
+    """One query. A disabled person has no standing."""
+    rows: Sequence[Any] = session.execute(_STANDING, {"user_id": user_id}).all()
     return Standing(
         bureau_roles=frozenset(Role(row.role) for row in rows if row.enterprise_id == 0),
         places=tuple(

@@ -50,33 +50,47 @@ def hash_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+def _unread_by(user_id: Any) -> sa.ScalarSelect[int]:
+    """How many notices the person has not read, in the same query: every page shows it."""
+    return (
+        sa.select(sa.func.count()).where(Notice.user_id == user_id, Notice.read_at.is_(None)).correlate(UserSession)
+    ).scalar_subquery()
+
+
+# Every page asks this; to make the statement anew took longer than to run it.
+_SIGNED_IN = (
+    sa.select(
+        UserSession.id,
+        UserSession.user_id,
+        UserSession.enterprise_id,
+        UserSession.seen_at,
+        User.name,
+        User.name_en,
+        User.email,
+        User.language,
+        User.theme,
+        User.confirmed_at,
+        _unread_by(UserSession.user_id),
+        UserSession.viewing_user_id,
+        UserSession.viewing_enterprise_id,
+        UserSession.viewing_until_at,
+    )
+    .join(User, User.id == UserSession.user_id)
+    .where(
+        UserSession.token_hash == sa.bindparam("token_hash"),
+        UserSession.ended_at.is_(None),
+        UserSession.expires_at > sa.bindparam("now"),
+        UserSession.seen_at > sa.bindparam("idle_since"),
+        User.disabled_at.is_(None),
+    )
+)
+
+
 def find_signed_in(session: Session, token: str, *, now: dt.datetime, idle_minutes: int) -> SignedIn | None:
     """The live session of this cookie: not ended, not idle, not over its absolute end, its person not disabled."""
     row = session.execute(
-        sa.select(
-            UserSession.id,
-            UserSession.user_id,
-            UserSession.enterprise_id,
-            UserSession.seen_at,
-            User.name,
-            User.name_en,
-            User.email,
-            User.language,
-            User.theme,
-            User.confirmed_at,
-            _unread_by(UserSession.user_id),
-            UserSession.viewing_user_id,
-            UserSession.viewing_enterprise_id,
-            UserSession.viewing_until_at,
-        )
-        .join(User, User.id == UserSession.user_id)
-        .where(
-            UserSession.token_hash == hash_token(token),
-            UserSession.ended_at.is_(None),
-            UserSession.expires_at > now,
-            UserSession.seen_at > now - dt.timedelta(minutes=idle_minutes),
-            User.disabled_at.is_(None),
-        )
+        _SIGNED_IN,
+        {"token_hash": hash_token(token), "now": now, "idle_since": now - dt.timedelta(minutes=idle_minutes)},
     ).one_or_none()
     return None if row is None else SignedIn(*tuple(row))
 
@@ -101,13 +115,6 @@ def find_viewed(session: Session, user_id: int) -> Viewed | None:
         )
     ).one_or_none()
     return None if row is None else Viewed(*row)
-
-
-def _unread_by(user_id: Any) -> sa.ScalarSelect[int]:
-    """How many notices the person has not read, in the same query: every page shows it."""
-    return (
-        sa.select(sa.func.count()).where(Notice.user_id == user_id, Notice.read_at.is_(None)).correlate(UserSession)
-    ).scalar_subquery()
 
 
 def find_by_email(session: Session, email: str) -> User | None:
