@@ -161,11 +161,6 @@ def in_order(snapshot: Snapshot, line: Line | None = None, limits: Gate = decide
     )
 
 
-def _promised(snapshot: Snapshot) -> bool:
-    """Whether what is overdue comes first: as long as its part of the pool is not full."""
-    return snapshot.promised_gpus() < snapshot.rules.promise_share * snapshot.availability.capacity
-
-
 def _named(placement: Placement, ids: Sequence[int]) -> Placement:
     return tuple((ids[node], mask) for node, mask in sorted(placement))
 
@@ -217,7 +212,8 @@ def _standings(snapshot: Snapshot, decision: Decision, line: Line, limits: Limit
 def _may_jump(snapshot: Snapshot, line: Line) -> list[Waiting]:
     """Who might be asked earlier if the pool were larger: a part of it is kept for what is overdue."""
     largest = snapshot.availability.empty_fit
-    full = not _promised(snapshot)
+    most = decide.promised_most(snapshot.now, line, snapshot.rules, snapshot.availability.capacity)
+    full = snapshot.promised_gpus() >= most
     late = snapshot.now - snapshot.rules.promise_seconds
     return [one for one in line if one.gpus > largest or (full and one.submitted_at <= late)]
 
