@@ -6,6 +6,7 @@ cluster: see `python -m scheduler` for that.
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import re
 import sys
@@ -25,11 +26,15 @@ from sqlalchemy.orm import Session
 from config.settings import DEMO_PASSWORD, SettingsError, load_settings
 
 from . import backup, clock, moving, retention, schema, verify
-from .access import Role
+from .access import SYSTEM, Role
 from .db import Database
 from .enterprises.models import Membership
 from .guard import Portal
 from .language import say
+from .pools import queries as pool_queries
+from .pools import service as pool_service
+from .pools.availability import gpus_for
+from .pools.models import Pool, PowerCap
 from .sentences import Refusal
 from .signin import passwords
 from .signin import service as signin
@@ -66,7 +71,7 @@ class OneLineCommand(click.Command):
 def register_cli(app: Flask) -> None:
     commands = (
         migrate, check_models, create_admin, verify_command, back_up,
-        restore, copy_to, demo_sign_ins, retention_command,
+        restore, copy_to, demo_sign_ins, retention_command, power_cap,
     )  # fmt: skip
     for command in commands:
         app.cli.add_command(command)
@@ -253,6 +258,60 @@ def _checked_name(name: str) -> str:
     if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
         raise Failure(f"A name has 1 to {LONGEST_NAME} characters on one line.")
     return name
+
+
+# -- power ------------------------------------------------------------------------------------------------------------
+
+
+@click.command("power-cap", cls=OneLineCommand)
+@click.argument("pool")
+@click.option("--megawatts", type=click.FloatRange(min=0), help="The most the pool may draw, cooling included.")
+@click.option(
+    "--from", "begin", type=click.DateTime(["%Y-%m-%d %H:%M"]), help="First hour, for example 2026-12-01 18:00."
+)
+@click.option(
+    "--until", "end", type=click.DateTime(["%Y-%m-%d %H:%M"]), help="When it is over; both in Shanghai's time."
+)
+@click.option("--lift", type=int, metavar="NUMBER", help="End the cap with this number now.")
+@with_appcontext
+def power_cap(
+    pool: str, megawatts: float | None, begin: dt.datetime | None, end: dt.datetime | None, lift: int | None
+) -> None:
+    """Let a pool draw less power in some hours, lift such a cap, and list those that hold or will."""
+    database, now = _migrated_database(), clock.now()
+    pue = _portal().policy.audit.pue_permille
+    given = (megawatts, begin, end)
+    if any(value is not None for value in given) and not all(value is not None for value in given):
+        raise Failure("A cap needs --megawatts, --from and --until.")
+
+    def work(session: Session) -> list[str]:
+        found = session.scalar(sa.select(Pool).where(Pool.name == pool))
+        if found is None:
+            raise Failure(f"There is no pool {pool!r}.")
+        if lift is not None:
+            if lift not in {cap.id for cap in pool_queries.list_power_caps(session, found.id, now)}:
+                raise Failure(f"The pool {pool!r} has no cap with the number {lift}.")
+            pool_service.lift_power_cap(session, lift, by=SYSTEM, now=now)
+        if megawatts is not None and begin is not None and end is not None:
+            pool_service.cap_power(
+                session, found.id, watts=round(megawatts * 1_000_000), pue_permille=pue,
+                starts_at=begin.replace(tzinfo=clock.SHANGHAI), ends_at=end.replace(tzinfo=clock.SHANGHAI), by=SYSTEM,
+                now=now,
+            )  # fmt: skip
+        return [_said(cap, found) for cap in pool_queries.list_power_caps(session, found.id, now)]
+
+    try:
+        lines = database.transaction(work)
+    except Refusal as refusal:
+        raise Failure(say(refusal.sentence, "en")) from None
+    for line in lines or [f"No cap holds for {pool}."]:
+        click.echo(line)
+
+
+def _said(cap: PowerCap, pool: Pool) -> str:
+    begin, end = (instant.astimezone(clock.SHANGHAI) for instant in (cap.starts_at, cap.ends_at))
+    gpus = gpus_for(cap.watts, pool.watts, cap.pue_permille)
+    return f"{cap.id}: {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, {cap.watts / 1_000_000:g} MW, {gpus:,} GPUs"
 
 
 # -- verify -----------------------------------------------------------------------------------------------------------

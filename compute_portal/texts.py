@@ -375,6 +375,7 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "tariff-ended": "The off-peak price ends with {day:day}.",
     "pool-weight-set": "The weight is set; use from {day:day} on is priced with it.",
     "maintenance-nodes": "Choose at least one node of this pool.",
+    "power-cap-hours": "A power cap begins and ends on the hour.",
     "maintenance-clashes": (
         "{n:count} booking uses these nodes in that window. Choose other nodes or another time.",
         "{n:count} bookings use these nodes in that window. Choose other nodes or another time.",

@@ -91,6 +91,7 @@ class Lease(Base):
     until_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
     ended_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
     failed: Mapped[bool] = mapped_column(server_default=sa.false())
+    promised: Mapped[bool] = mapped_column(server_default=sa.false())  # it started at the front as it was overdue
     reason: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
     changed_at: Mapped[dt.datetime] = mapped_column(UtcDateTime, index=True)
     __table_args__ = (

@@ -14,6 +14,9 @@ Placement, for `node_size` = the GPUs of the pool's largest node:
     rest, by the rule above;
   * a pool whose unit is "node" gives whole empty nodes only.
 
+A cap says how many GPUs of the pool may be in use at once in some hours (`Cap`). It closes no node: whoever fits on the
+nodes must also fit under the cap, at every instant of the window.
+
 From this follows what makes the rest fast: with w whole empty nodes and r the most free GPUs on any other node, a
 booking fits exactly when it asks for at most w * node_size + r GPUs (`largest_fit`), so one number answers for every
 size; it can only fall when the window grows or something is occupied.
@@ -68,8 +71,23 @@ class Closed:
     ends_at: int
 
 
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """At most so many GPUs of the pool in use at once; of several the least counts."""
+
+    starts_at: int
+    ends_at: int
+    gpus: int
+
+
+def gpus_for(watts: int, watts_per_gpu: int, pue_permille: int) -> int:
+    """How many GPUs so much power feeds: ⌊W ÷ (W per GPU × PUE)⌋. Cooling and conversion are in the PUE."""
+    return watts * 1_000 // (watts_per_gpu * pue_permille)
+
+
 class Hours(NamedTuple):
-    """GPUs per hour; free + booked + closed = capacity in each. What is closed and booked counts as closed."""
+    """GPUs per hour; free + booked + closed = capacity in each. What is closed and booked counts as closed, and so does
+    what is free but above a cap."""
 
     free: Ints
     booked: Ints
@@ -83,6 +101,9 @@ class Board(NamedTuple):
     gpus: list[int]  # of each node
     held: list[tuple[int, int, int]]  # (end, node, mask), ascending; no GPU twice
     booked: list[tuple[int, int, int, int]]  # (start, end, node, mask)
+    caps: list[tuple[int, int, int]]  # (start, end, GPUs)
+    used: list[tuple[int, int]]  # under caps only: (end, GPUs) of what is in use
+    to_use: list[tuple[int, int, int]]  # and (start, end, GPUs) of what will be
 
 
 class _Rows(NamedTuple):
@@ -108,8 +129,11 @@ class _Rows(NamedTuple):
 class Availability:
     """A snapshot of one pool. `occupy` and `vacate` change the snapshot, and nothing else does."""
 
-    def __init__(self, node_ids: Ints, node_gpus: Ints, rows: _Rows, unit: Unit) -> None:
+    def __init__(
+        self, node_ids: Ints, node_gpus: Ints, rows: _Rows, unit: Unit, caps: Sequence[tuple[int, int, int]] = ()
+    ) -> None:
         """Use `build` or `from_rows`. The rows must include the empty row of each node and be sorted by node."""
+        self._caps = sorted(cap for cap in caps if cap[0] < cap[1])
         self.unit = unit
         self.capacity = int(node_gpus.sum())
         self.node_size = int(node_gpus.max(initial=0))
@@ -121,7 +145,7 @@ class Availability:
         self._first = np.searchsorted(rows.node, np.arange(len(self._ids)))
         # Distinct starts, ascending. Two windows that begin together and lie between the same starts see the same
         # rows, so their free GPUs are computed once: see _free.
-        self._starts: list[int] = np.unique(rows.starts).tolist()
+        self._starts: list[int] = self._all_starts()
         self._free_cache: dict[tuple[int, int], Ints] = {}
         self._fit_cache: dict[tuple[int, int], int] = {}
         self.empty_fit = self._largest(self._full)  # the most GPUs one booking can get when the pool is empty and up
@@ -130,7 +154,12 @@ class Availability:
 
     @classmethod
     def build(
-        cls, nodes: Sequence[NodeGpus], occupied: Sequence[Occupied], closed: Sequence[Closed], unit: Unit = "gpu"
+        cls,
+        nodes: Sequence[NodeGpus],
+        occupied: Sequence[Occupied],
+        closed: Sequence[Closed],
+        unit: Unit = "gpu",
+        caps: Sequence[Cap] = (),
     ) -> Availability:
         """From objects, nodes in index order. Raises ValueError for a row on a node that is not among `nodes`."""
         return cls.from_rows(
@@ -138,6 +167,7 @@ class Availability:
             [(row.node_id, row.gpu_mask, row.starts_at, row.ends_at, row.fixed) for row in occupied],
             [(row.node_id, row.starts_at, row.ends_at) for row in closed],
             unit,
+            [(cap.starts_at, cap.ends_at, cap.gpus) for cap in caps],
         )
 
     @classmethod
@@ -147,11 +177,13 @@ class Availability:
         occupied: Sequence[Sequence[Any]] | Ints,
         closed: Sequence[Sequence[Any]] | Ints,
         unit: Unit = "gpu",
+        caps: Sequence[tuple[int, int, int]] = (),
     ) -> Availability:
         """From database tuples or int64 arrays of that shape, without objects in between.
 
         nodes (id, gpus) in index order; occupied (node_id, gpu_mask, starts_at, ends_at, fixed);
-        closed (node_id, starts_at, ends_at). Raises ValueError for a row on an unknown node.
+        closed (node_id, starts_at, ends_at); caps (starts_at, ends_at, gpus). Raises ValueError for a row on an unknown
+        node.
         """
         node = _columns(nodes, 2)
         taken = _columns(occupied, 5)
@@ -179,7 +211,7 @@ class Availability:
                 shut_at, full[shut_at], shut[:, 1], shut[:, 2], np.zeros(len(shut), np.bool_), np.ones(len(shut), bool)
             ),
         )
-        return cls(ids, gpus, rows, unit)
+        return cls(ids, gpus, rows, unit, caps)
 
     def copy(self) -> Availability:
         """The same snapshot again; what is occupied in one is not occupied in the other."""
@@ -205,7 +237,7 @@ class Availability:
         window = self._window(start, end)
         fit = self._fit_cache.get(window)
         if fit is None:
-            fit = self._fit_cache[window] = self._largest(self._free(window))
+            fit = self._fit_cache[window] = self._largest(self._free(window), self._room(*window))
         return fit
 
     def gives(self, gpus: int) -> bool:
@@ -268,7 +300,7 @@ class Availability:
             rows.node[keep], rows.mask[keep], rows.starts[keep], rows.ends[keep], rows.fixed[keep], rows.closed[keep]
         )
         self._first = np.searchsorted(self._rows.node, np.arange(len(self._ids)))
-        self._starts = np.unique(self._rows.starts).tolist()
+        self._starts = self._all_starts()
         self._free_cache.clear()
         self._fit_cache.clear()
 
@@ -290,14 +322,15 @@ class Availability:
         if first >= before or not self.gives(gpus) or gpus > self.empty_fit:
             return None
         rows = self._merged()
-        ends = -(-rows.ends // step) * step
+        ends = -(-np.append(rows.ends, np.array([end for _start, end, _gpus in self._caps], np.int64)) // step) * step
         candidates = np.unique(np.append(ends[(ends > first) & (ends < before)], first))
         level = np.searchsorted(np.array(self._starts, np.int64), candidates + seconds)
         run_ends = np.flatnonzero(np.append(level[1:] != level[:-1], True)).tolist()
 
         def fits(at: int) -> bool:
             start = int(candidates[at])
-            return gpus <= self._largest(self._full & ~self._busy(rows, start, start + seconds))
+            free = self._full & ~self._busy(rows, start, start + seconds)
+            return gpus <= self._largest(free, self._room(start, start + seconds - 1))
 
         low = 0
         for last in run_ends:
@@ -319,6 +352,19 @@ class Availability:
     def board(self, now: int) -> Board:
         """What a round of planning plays on; see Board."""
         rows = self._merged()
+        used: list[tuple[int, int]] = []
+        to_use: list[tuple[int, int, int]] = []
+        caps = [cap for cap in self._caps if cap[1] > now]
+        if caps:
+            taken = (rows.mask != 0) & (rows.ends > now) & ~rows.closed
+            counts = np.bitwise_count(rows.mask)
+            for start, end, gpus in zip(
+                rows.starts[taken].tolist(), rows.ends[taken].tolist(), counts[taken].tolist(), strict=True
+            ):
+                if start > now:
+                    to_use.append((start, end, gpus))
+                else:
+                    used.append((end, gpus))
         live = (rows.mask != 0) & (rows.ends > now)
         here, later = live & (rows.starts <= now), live & (rows.starts > now)
         held: list[tuple[int, int, int]] = []
@@ -335,7 +381,7 @@ class Availability:
         held.reverse()
         columns = (column[later].tolist() for column in (rows.starts, rows.ends, rows.node, rows.mask))
         gpus = np.bitwise_count(self._full).tolist()
-        return Board(self._ids, gpus, held, list(zip(*columns, strict=True)))
+        return Board(self._ids, gpus, held, list(zip(*columns, strict=True)), caps, used, to_use)
 
     # -- counting -----------------------------------------------------------------------------------------------------
 
@@ -349,13 +395,23 @@ class Availability:
         begin = np.clip((rows.starts - first_hour) // HOUR, 0, hours)
         end = np.clip(-(-(rows.ends - first_hour) // HOUR), 0, hours)
         # Hours between two changes have the same rows: each stretch is counted once.
-        changes = np.unique(np.concatenate([[0], begin, end]))
+        capped = [
+            (max(0, (start - first_hour) // HOUR), min(hours, -(-(stop - first_hour) // HOUR)), gpus)
+            for start, stop, gpus in self._caps
+        ]
+        borders = [hour for start, stop, _gpus in capped if start < stop for hour in (start, stop)]
+        changes = np.unique(np.concatenate([[0], begin, end, borders]).astype(np.int64))
         changes = changes[changes < hours]
         free, closed = np.zeros(len(changes), np.int64), np.zeros(len(changes), np.int64)
         for i, hour in enumerate(changes.tolist()):
             here = (begin <= hour) & (hour < end)
             free[i] = np.bitwise_count(self._full & ~self._masks(rows, here)).sum(dtype=np.int64)
             closed[i] = np.bitwise_count(self._masks(rows, here & rows.closed)).sum(dtype=np.int64)
+            cap = min((gpus for start, stop, gpus in capped if start <= hour < stop), default=None)
+            if cap is not None:
+                above = min(int(free[i]), max(0, int(self.capacity - closed[i]) - cap))
+                free[i] -= above
+                closed[i] += above
         lengths = np.diff(np.append(changes, hours))
         free, closed = np.repeat(free, lengths), np.repeat(closed, lengths)
         return Hours(free, self.capacity - free - closed, closed)
@@ -373,12 +429,15 @@ class Availability:
     def largest_fit_without_fixed(self, start: int, end: int) -> int:
         """largest_fit if the fixed bookings that begin inside the window were not there."""
         rows = self._merged()
-        return self._largest(self._full & ~self._busy(rows, start, end, ~(rows.fixed & (rows.starts > start))))
+        kept = ~(rows.fixed & (rows.starts > start))
+        return self._largest(self._full & ~self._busy(rows, start, end, kept), self._room(start, end - 1, kept))
 
     def largest_fit_without_maintenance(self, start: int, end: int) -> int:
         """largest_fit if the closures that have an end were not there."""
         rows = self._merged()
-        return self._largest(self._full & ~self._busy(rows, start, end, ~_maintenance(rows)))
+        return self._largest(
+            self._full & ~self._busy(rows, start, end, ~_maintenance(rows)), self._room(start, end - 1)
+        )
 
     def fixed_starts(self, start: int, end: int) -> list[int]:
         """When fixed bookings begin inside the window, ascending."""
@@ -428,11 +487,39 @@ class Availability:
             return np.zeros(0, np.int64)
         return np.bitwise_or.reduceat(rows.mask * which, self._first)
 
-    def _largest(self, free: Ints) -> int:
+    def _largest(self, free: Ints, room: int = FOREVER) -> int:
         counts = np.bitwise_count(free)
         whole = counts == self.node_size
         most = int(np.count_nonzero(whole)) * self.node_size
-        return most if self.unit == "node" else most + int(np.max(counts, where=~whole, initial=0))
+        if self.unit == "node":
+            return min(most, room // max(1, self.node_size) * self.node_size)
+        return min(most + int(np.max(counts, where=~whole, initial=0)), room)
+
+    def _room(self, start: int, last: int, among: Flags | None = None) -> int:
+        """How many more GPUs caps allow to be in use at every instant of [start, last].
+
+        It only falls where something begins: a cap, or an occupation under one.
+        """
+        caps = [cap for cap in self._caps if cap[0] <= last and cap[1] > start]
+        if not caps:
+            return FOREVER
+        rows = self._merged()
+        taken = (rows.starts <= last) & (rows.ends > start) & ~rows.closed
+        if among is not None:
+            taken &= among
+        starts, ends, counts = rows.starts[taken], rows.ends[taken], np.bitwise_count(rows.mask[taken]).astype(np.int64)
+        instants = {start, *(cap[0] for cap in caps), *starts.tolist()}
+        room = FOREVER
+        for instant in instants:
+            cap = min((gpus for begins, until, gpus in caps if begins <= instant < until), default=None)
+            if cap is not None and start <= instant <= last:
+                room = min(room, cap - int(counts[(starts <= instant) & (ends > instant)].sum()))
+        return max(0, room)
+
+    def _all_starts(self) -> list[int]:
+        caps = np.array([start for start, _end, _gpus in self._caps], np.int64)
+        starts: list[int] = np.unique(np.append(self._rows.starts, caps)).tolist()
+        return starts
 
     def _on_one_node(self, free: Ints, counts: NDArray[np.uint8], gpus: int) -> tuple[int, int]:
         """Best fit; argmin takes the lowest index on ties."""

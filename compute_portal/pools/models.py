@@ -95,6 +95,26 @@ class Maintenance(Base):
     __table_args__ = (sa.CheckConstraint("ends_at > starts_at", name="order"),)
 
 
+class PowerCap(Base):
+    """The pool may draw at most so many watts, cooling and conversion included, in some whole hours. It ends, or is
+    lifted before; of several that hold the least counts."""
+
+    __tablename__ = "power_caps"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    pool_id: Mapped[int] = mapped_column(sa.ForeignKey("pools.id"), index=True)
+    starts_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    ends_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    watts: Mapped[int] = mapped_column(sa.BigInteger)
+    pue_permille: Mapped[int]  # as it was when the cap was set
+    set_by: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id"))
+    set_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    lifted_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    __table_args__ = (
+        sa.CheckConstraint("ends_at > starts_at", name="order"),
+        sa.CheckConstraint("watts >= 0 AND pue_permille >= 1000", name="figures"),
+    )
+
+
 class Tariff(Base):
     """The pool's list price per GPU-hour, from a day in Shanghai to the last one (none: open). Never changed.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from ..db import Reader, UtcDateTime
 from ..lifecycle import HistoryEntry
 from ..sentences import NotFound
 from ..signin.models import User
-from .availability import FOREVER, HOUR, Availability, Hours
+from .availability import FOREVER, HOUR, Availability, Hours, gpus_for
 from .models import (
     Discount,
     Instruction,
@@ -28,6 +29,7 @@ from .models import (
     OptionPlace,
     Pool,
     PoolWeight,
+    PowerCap,
     Tariff,
 )
 from .prices import Contract, ListPrice, PriceBook, Weight
@@ -190,9 +192,20 @@ _OCCUPIED = sa.union_all(
     _KEPT,
 )
 _NODES = sa.select(_N.id, _N.gpus, _N.state).where(_N.pool_id == sa.bindparam("pool")).order_by(_N.position)
-_WINDOWS = sa.select(_M.node_ids, _M.starts_at, _M.ends_at).where(
-    _M.pool_id == sa.bindparam("pool"), _M.state == MaintenanceState.PLANNED, _M.ends_at > sa.bindparam("now")
-)
+_P, _C = (cast(sa.Table, model.__table__).c for model in (Pool, PowerCap))
+_NOW = sa.bindparam("now", type_=UtcDateTime())
+# What closes nodes for a time, and what lets only a part of the pool be in use: one question.
+_WINDOWS = sa.union_all(
+    sa.select(
+        sa.cast(_M.node_ids, sa.Text).label("node_ids"), _M.starts_at.label("starts_at"), _M.ends_at.label("ends_at"),
+        sa.literal_column("0").label("watts"), sa.literal_column("0").label("pue"),
+        sa.literal_column("0").label("of_a_gpu"),
+    ).where(_M.pool_id == sa.bindparam("pool"), _M.state == MaintenanceState.PLANNED, _M.ends_at > _NOW),
+    sa.select(
+        sa.cast(sa.null(), sa.Text), _C.starts_at, _C.ends_at, _C.watts, _C.pue_permille, _P.watts
+    ).join_from(PowerCap.__table__, Pool.__table__, _P.id == _C.pool_id)
+    .where(_C.pool_id == sa.bindparam("pool"), _C.lifted_at.is_(None), _C.ends_at > _NOW),
+)  # fmt: skip
 
 
 class _OfPool(Protocol):
@@ -205,7 +218,7 @@ class _OfPool(Protocol):
 
 
 def load_availability(session: Reader, pool: _OfPool, now: dt.datetime) -> Availability:
-    """Who occupies which GPUs of the pool from `now` on: bookings, nodes not up, maintenance."""
+    """Who occupies which GPUs of the pool from `now` on: bookings, nodes not up, maintenance; and caps of power."""
     second = int(now.timestamp())
     nodes = session.execute(_NODES, {"pool": pool.id}).all()
     occupied = session.execute(_OCCUPIED, {"pool": pool.id, "now": now})
@@ -214,11 +227,15 @@ def load_availability(session: Reader, pool: _OfPool, now: dt.datetime) -> Avail
         for node_id, mask, start, end, fixed, released, stuck in occupied
     ]
     closed = [(id, second, FOREVER) for id, _gpus, state in nodes if state is not NodeState.UP]
-    for node_ids, starts_at, ends_at in session.execute(_WINDOWS, {"pool": pool.id, "now": now}):
+    caps: list[tuple[int, int, int]] = []
+    for node_ids, starts_at, ends_at, watts, pue, of_a_gpu in session.execute(_WINDOWS, {"pool": pool.id, "now": now}):
         span = int(starts_at.timestamp()), int(ends_at.timestamp())
-        closed += [(node_id, *span) for node_id in node_ids]
+        if node_ids is None:
+            caps.append((*span, gpus_for(watts, of_a_gpu, pue)))
+        else:
+            closed += [(node_id, *span) for node_id in json.loads(node_ids)]
     return Availability.from_rows(
-        [(id, gpus) for id, gpus, _state in nodes], rows, closed, unit=pool.booking_unit.value
+        [(id, gpus) for id, gpus, _state in nodes], rows, closed, unit=pool.booking_unit.value, caps=caps
     )
 
 
@@ -230,6 +247,17 @@ def _taken_until(end: int, released: object, stuck: object, second: int) -> int:
     if stuck:
         return FOREVER
     return second + RELEASE_GRACE_SECONDS if end <= second else end
+
+
+def list_power_caps(session: Session, pool_id: int, now: dt.datetime) -> list[PowerCap]:
+    """Those that hold or will, by start."""
+    return list(
+        session.scalars(
+            sa.select(PowerCap)
+            .where(PowerCap.pool_id == pool_id, PowerCap.lifted_at.is_(None), PowerCap.ends_at > now)
+            .order_by(PowerCap.starts_at, PowerCap.id)
+        )
+    )
 
 
 def node_ids(session: Session, pool_id: int) -> list[int]:

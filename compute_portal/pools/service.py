@@ -28,6 +28,7 @@ from .models import (
     OptionPlace,
     Pool,
     PoolWeight,
+    PowerCap,
     Tariff,
 )
 from .prices import hours_meet
@@ -392,6 +393,53 @@ def cancel_maintenance(session: Session, window_id: int, *, by: Actor, now: dt.d
     session.refresh(window)
     move_to(session, window, MaintenanceState.CANCELLED, verb="cancel", at=now, by=by)
     changed(session, pool)
+
+
+def cap_power(
+    session: Session,
+    pool_id: int,
+    *,
+    watts: int,
+    pue_permille: int,
+    starts_at: dt.datetime,
+    ends_at: dt.datetime,
+    by: Actor,
+    now: dt.datetime,
+) -> PowerCap:
+    """Let the pool draw at most so many watts in [starts_at, ends_at), whole hours.
+
+    What runs goes on and what is confirmed starts; nothing new is confirmed or started above it. Raises
+    Refusal("power-cap-hours" | "ends-before-start" | "start-is-past").
+    """
+    require(by, Permission.MAINTENANCE_PLAN)
+    pool = lock_pool(session, pool_id)
+    if any(instant != clock.ceil_hour(instant) for instant in (starts_at, ends_at)):
+        raise Refusal(Sentence("power-cap-hours"), "starts_at")
+    if ends_at <= starts_at:
+        raise Refusal(Sentence("ends-before-start"), "ends_at")
+    if ends_at <= now:
+        raise Refusal(Sentence("start-is-past"), "starts_at")
+    cap = PowerCap(
+        pool_id=pool_id, starts_at=starts_at, ends_at=ends_at, watts=watts, pue_permille=pue_permille,
+        set_by=by.user_id, set_at=now,
+    )  # fmt: skip
+    session.add(cap)
+    changed(session, pool)
+    session.flush()
+    return cap
+
+
+def lift_power_cap(session: Session, cap_id: int, *, by: Actor, now: dt.datetime) -> None:
+    """The cap holds no longer. One that was lifted stays so."""
+    require(by, Permission.MAINTENANCE_CANCEL)
+    cap = session.get(PowerCap, cap_id)
+    if cap is None:
+        raise NotFound
+    pool = lock_pool(session, cap.pool_id)
+    session.refresh(cap)
+    if cap.lifted_at is None:
+        cap.lifted_at = now
+        changed(session, pool)
 
 
 def occupy(

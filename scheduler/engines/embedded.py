@@ -121,6 +121,7 @@ PLACE = (
         state=LeaseState.PLACED,
         placed_at=sa.bindparam("at"),
         until_at=sa.bindparam("until"),
+        promised=sa.bindparam("first_of_all"),
         nodes=sa.bindparam("on_nodes"),
         reason=None,
         changed_at=sa.bindparam("at"),
@@ -576,7 +577,13 @@ class EmbeddedEngine:
             _write_placed(
                 session,
                 [
-                    (start.waiting.key, now, _instant(start.ends_at), _nodes(start.placement, seen.names))
+                    (
+                        start.waiting.key,
+                        now,
+                        _instant(start.ends_at),
+                        _nodes(start.placement, seen.names),
+                        start.promised,
+                    )
                     for start in starts
                 ],
             )
@@ -614,7 +621,7 @@ class EmbeddedEngine:
             if placement is None:
                 placement = _move(session, pool, fixed, now)
             nodes = _nodes(placement, _pairs(session, NAMES, {"pool": pool_id}))
-            _write_placed(session, [(fixed.key, now, fixed.ends_at, nodes)])
+            _write_placed(session, [(fixed.key, now, fixed.ends_at, nodes, False)])
             return nodes, moved
 
         try:
@@ -729,6 +736,7 @@ class EmbeddedEngine:
                             lease.placed_at,
                             lease.until_at,
                             lease.nodes or [],
+                            lease.promised,
                         )
                     )
         return queues
@@ -825,11 +833,16 @@ def _lease_row(asked: HandOver, now: dt.datetime) -> dict[str, Any]:
     }
 
 
-def _write_placed(session: Writer, given: Sequence[tuple[str, dt.datetime, dt.datetime, list[dict[str, Any]]]]) -> None:
-    """Each (key, from, until, nodes)."""
+def _write_placed(
+    session: Writer, given: Sequence[tuple[str, dt.datetime, dt.datetime, list[dict[str, Any]], bool]]
+) -> None:
+    """Each (key, from, until, nodes, whether it started at the front as it was overdue)."""
     session.execute(
         PLACE,
-        [{"this_key": key, "at": at, "until": until, "on_nodes": nodes} for key, at, until, nodes in given],
+        [
+            {"this_key": key, "at": at, "until": until, "on_nodes": nodes, "first_of_all": promised}
+            for key, at, until, nodes, promised in given
+        ],
     )
 
 

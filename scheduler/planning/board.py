@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 from compute_portal.pools.availability import FOREVER, Availability, Placement, Unit
@@ -306,14 +307,23 @@ class NodeBoard:
         self.fits: list[int] = [self.free.most(unit)]
         self._layers = [self.free]
         self._kept: list[tuple[int, int, int, int]] = []
+        # Caps without overlap (start, end, GPUs), and while there are some the GPUs in use, now (end, GPUs) and later
+        # (start, end, GPUs). In a round `_power` counts as taken what is in use and what caps forbid.
+        self._caps: list[tuple[int, int, int]] = []
+        self._used: list[tuple[int, int]] = []
+        self._to_use: list[tuple[int, int, int]] = []
+        self._power: CountBoard | None = None
+        self._node_tight: list[int] = []  # of `tight`, those that are so for the nodes
         self._now = 0
 
     @classmethod
     def of(cls, availability: Availability, now: int) -> NodeBoard:
         """The board as it stands now."""
-        ids, gpus, held, booked = availability.board(now)
+        ids, gpus, held, booked, caps, used, to_use = availability.board(now)
         board = cls(gpus, availability.unit)
         board.ids = ids
+        if caps:
+            board._caps, board._used, board._to_use = _least(caps), sorted(used), sorted(to_use)
         for end, node, mask in held:
             board.free.set(node, board.free.masks[node] & ~mask)
             board.ends.append((end, node, mask))
@@ -326,19 +336,25 @@ class NodeBoard:
 
     def open(self, now: int) -> None:
         self._now = now
-        self.tight, self._layers = [], [self.free]
+        self._node_tight, self._layers = [], [self.free]
+        if self._caps:
+            self._power = _under_caps(self.capacity, self._caps, self._used, self._to_use, now)
+            self._power.open(now)
         if self.booked:
             for start, _end, node, mask in sorted(self.booked):
-                if not self.tight or self.tight[-1] != start:
-                    self.tight.append(start)
+                if not self._node_tight or self._node_tight[-1] != start:
+                    self._node_tight.append(start)
                     self._layers.append(self._layers[-1].copy())
                 layer = self._layers[-1]
                 layer.set(node, layer.masks[node] & ~mask)
         self._count()
 
     def start(self, gpus: int, end: int) -> Placement:
-        level = bisect_left(self.tight, end)
+        level = bisect_left(self._node_tight, end)
         placed = self._layers[level].place(gpus, self.unit)
+        if self._power is not None:
+            self._power.start(gpus, end)
+            insort(self._used, (end, gpus))
         for node, mask in placed:
             for layer in self._layers:
                 layer.set(node, layer.masks[node] & ~mask)
@@ -347,15 +363,17 @@ class NodeBoard:
         return tuple(placed)
 
     def reserve(self, gpus: int, seconds: int, before: int) -> Kept | None:
-        found = self._earliest(gpus, seconds, before, self._now)
+        found = self._earliest_for_both(gpus, seconds, before)
         if found is None:
             return None
         start, layer = found
         placed = layer.place_beside(gpus, self.unit, self.free)
         self._kept += [(start, start + seconds, node, mask) for node, mask in placed]
-        level = bisect_left(self.tight, start)
-        if level == len(self.tight) or self.tight[level] != start:
-            self.tight.insert(level, start)
+        if self._power is not None:
+            self._power.keep(start, start + seconds, gpus)
+        level = bisect_left(self._node_tight, start)
+        if level == len(self._node_tight) or self._node_tight[level] != start:
+            self._node_tight.insert(level, start)
             self._layers.insert(level + 1, self._layers[level].copy())
         for layer in self._layers[level + 1 :]:
             for node, mask in placed:
@@ -365,9 +383,12 @@ class NodeBoard:
 
     def close(self) -> None:
         self._kept.clear()
-        self.tight, self._layers = [], [self.free]
+        self.tight, self._node_tight, self._layers = [], [], [self.free]
+        self._power = None
 
     def release(self, gpus: int, placement: Placement, until: int) -> None:
+        if (until, gpus) in self._used:  # what is only closed is not in use
+            self._used.remove((until, gpus))
         for node, mask in placement:
             self.free.set(node, self.free.masks[node] | mask)
             del self.ends[bisect_left(self.ends, (until, node, mask))]
@@ -389,6 +410,21 @@ class NodeBoard:
             self.booked.remove((start, end, node, mask))
             self.free.set(node, self.free.masks[node] & ~mask)
             insort(self.ends, (end, node, mask))
+            if (row := (start, end, mask.bit_count())) in self._to_use:
+                self._to_use.remove(row)
+                insort(self._used, (end, row[2]))
+
+    def _earliest_for_both(self, gpus: int, seconds: int, before: int) -> tuple[int, Layer] | None:
+        """The first instant at which the nodes have room and the caps allow it: each says how long to look on."""
+        after = self._now
+        while True:
+            found = self._earliest(gpus, seconds, before, after)
+            if found is None or self._power is None:
+                return found
+            start = self._power.earliest(gpus, seconds, before, found[0])
+            if start is None or start == found[0]:
+                return None if start is None else found
+            after = start
 
     def _earliest(self, gpus: int, seconds: int, before: int, after: int) -> tuple[int, Layer] | None:
         """The first instant from `after` on at which so many are free for so long, and what is free then.
@@ -430,7 +466,49 @@ class NodeBoard:
         return None
 
     def _count(self) -> None:
-        self.fits = [layer.most(self.unit) for layer in self._layers]
+        self.tight, self.fits = self._node_tight, [layer.most(self.unit) for layer in self._layers]
+        if self._power is not None:
+            nodes, power, fits = self.tight, self._power, self.fits
+            self.tight = sorted({*nodes, *power.tight})
+            self.fits = [min(fits[0], power.fits[0])] + [
+                min(fits[bisect_right(nodes, instant)], power.fits[bisect_right(power.tight, instant)])
+                for instant in self.tight
+            ]
+
+
+def _under_caps(
+    capacity: int,
+    caps: Iterable[tuple[int, int, int]],
+    used: Iterable[tuple[int, int]],
+    to_use: Iterable[tuple[int, int, int]],
+    now: int,
+) -> CountBoard:
+    """Counting what is in use, and of the capacity what caps forbid as taken."""
+    board = CountBoard(capacity)
+    board.ends = list(used)
+    board.booked = list(to_use)
+    for start, end, gpus in caps:
+        forbidden = max(0, capacity - gpus)
+        if start <= now < end:
+            board.ends.append((end, forbidden))
+        elif now < start:
+            board.booked.append((start, end, forbidden))
+    board.free -= sum(gpus for _end, gpus in board.ends)
+    board.ends.sort()
+    board.booked.sort()
+    return board
+
+
+def _least(caps: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """The same caps cut at each other's borders, of several the least: (start, end, GPUs) that do not overlap."""
+    caps = list(caps)
+    borders = sorted({border for start, end, _gpus in caps for border in (start, end)})
+    cut = []
+    for start, end in pairwise(borders):
+        least = min((gpus for begins, ends, gpus in caps if begins <= start < ends), default=None)
+        if least is not None:
+            cut.append((start, end, least))
+    return cut
 
 
 def _beside(mask: int, takes: Sequence[tuple[int, int, int]] | None, start: int, end: int) -> int:

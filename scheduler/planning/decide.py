@@ -10,6 +10,7 @@ reservations of its own.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
@@ -136,9 +137,15 @@ def _one_list(now: int, board: Board, line: Line) -> Decided:
 
 
 def in_order(
-    now: int, line: Line, rules: Rules, leaves: Sequence[Leaf], promised: Callable[[Waiting], bool], gate: Gate = OPEN
+    now: int,
+    line: Line,
+    rules: Rules,
+    leaves: Sequence[Leaf],
+    capacity: int,
+    promised_gpus: int,
+    gate: Gate = OPEN,
 ) -> list[Waiting]:
-    """Everybody in the order in which a round asks them. `promised` says whether an overdue one is let to the front."""
+    """Everybody in the order in which a round asks them: what is overdue at the front, unless its part is full."""
     first: list[Waiting] = []
     weights: Weights = tree_weights(leaves) if rules.order == "fair-tree" else {}
     if rules.order == "small-first":
@@ -146,8 +153,9 @@ def in_order(
         weights = overuse_weights(leaves, over, rules)
         first = fair_heads(now, line, over, rules, gate)
         asked = {one.booking_id for one in first}
-        late = line.submitted_by(now - rules.promise_seconds)
-        first += [one for one in late if one.booking_id not in asked and promised(one)]
+        if promised_gpus < promised_most(now, line, rules, capacity):
+            late = line.submitted_by(now - rules.promise_seconds)
+            first += [one for one in late if one.booking_id not in asked]
     asked = {one.booking_id for one in first}
     return first + [one for one in line.fitting(FOREVER, weights) if one.booking_id not in asked]
 
@@ -160,6 +168,14 @@ def overuse_weights(leaves: Sequence[Leaf], over: Mapping[int, float], rules: Ru
 def tree_weights(leaves: Sequence[Leaf]) -> Weights:
     """Per allocation its rank in the fair tree, the highest factor first."""
     return {allocation_id: (0.0, -factor) for allocation_id, factor in rank(leaves).items()}
+
+
+def promised_most(now: int, line: Line, rules: Rules, capacity: int) -> float:
+    """Once bookings that came to the front because they were overdue hold so many GPUs, no more of them come there.
+
+    The cap protects those who are not overdue: where nobody else waits there is none.
+    """
+    return math.inf if line.newest() <= now - rules.promise_seconds else rules.promise_share * capacity
 
 
 def fair_heads(now: int, line: Line, over: Mapping[int, float], rules: Rules, gate: Gate) -> list[Waiting]:
@@ -209,7 +225,7 @@ class _Round:
     def overdue(self, line: Line, running: Callable[[], int]) -> None:
         """The oldest first, while such bookings hold less than their part of the pool."""
         rules, used = self._rules, -1
-        most, before = rules.promise_share * self._board.capacity, len(self.reservations)
+        most, before = promised_most(self._now, line, rules, self._board.capacity), len(self.reservations)
         for one in line.submitted_by(self._now - rules.promise_seconds):
             if used < 0:
                 used = running()

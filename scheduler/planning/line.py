@@ -141,6 +141,12 @@ class Line:
                 return
             yield one
 
+    def newest(self) -> int:
+        """When the last of all was submitted."""
+        if self._by_turn is None:
+            self._by_turn = sorted((one.submitted_at, one.booking_id, one) for one in self)
+        return self._by_turn[-1][0] if self._by_turn else 0
+
     def walk(self, weights: Mapping[int, tuple[float, float]]) -> Iterator[Waiting]:
         """Everybody by key; `weights` says per allocation (factor, summand): key = static key × factor + summand.
 

@@ -150,20 +150,15 @@ def plan(snapshot: Snapshot, standings: bool = True) -> Decision:
 
 def in_order(snapshot: Snapshot, line: Line | None = None, limits: Gate = decide.OPEN) -> list[Waiting]:
     """Everybody who waits, or everybody in `line`, in the order in which a round asks them."""
-    promised = _promised(snapshot)
     return decide.in_order(
         snapshot.now,
         snapshot.line() if line is None else line,
         snapshot.rules,
         snapshot.leaves,
-        lambda _one: promised,
+        snapshot.availability.capacity,
+        snapshot.promised_gpus(),
         limits,
     )
-
-
-def _promised(snapshot: Snapshot) -> bool:
-    """Whether what is overdue comes first: as long as its part of the pool is not full."""
-    return snapshot.promised_gpus() < snapshot.rules.promise_share * snapshot.availability.capacity
 
 
 def _named(placement: Placement, ids: Sequence[int]) -> Placement:
@@ -216,9 +211,10 @@ def _standings(snapshot: Snapshot, decision: Decision, line: Line, limits: Limit
 
 def _may_jump(snapshot: Snapshot, line: Line) -> list[Waiting]:
     """Who might be asked earlier if the pool were larger: a part of it is kept for what is overdue."""
-    largest = snapshot.availability.empty_fit
-    full = not _promised(snapshot)
-    late = snapshot.now - snapshot.rules.promise_seconds
+    largest, rules = snapshot.availability.empty_fit, snapshot.rules
+    late = snapshot.now - rules.promise_seconds
+    others = any(one.submitted_at > late for one in snapshot.waiting)
+    full = others and snapshot.promised_gpus() >= rules.promise_share * snapshot.availability.capacity
     return [one for one in line if one.gpus > largest or (full and one.submitted_at <= late)]
 
 

@@ -2,7 +2,7 @@
 
 TRACES=folder with the slices of a workload collection (kth_a, metacentrum_a, philly_w41, philly_oct) and their checker
 one folder above; without it a generated workload is replayed. Time is held against sorting the line and placing it
-first-fit in the same run. SHAKES=5 says how many shaken runs a mean is made of: each adds U(0, 120 s) to every submission.
+first-fit in the same run. SHAKES=5 says how many shaken runs a mean is made of: each adds U(0, 120 s) to every submit.
 """
 
 from __future__ import annotations

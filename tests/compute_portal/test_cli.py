@@ -19,11 +19,12 @@ from compute_portal.access import Role
 from compute_portal.db import Database
 from compute_portal.enterprises import service as enterprises
 from compute_portal.policy import Policy
+from compute_portal.pools.models import Pool
 from compute_portal.signin import passwords
 from compute_portal.signin import service as signin
 from compute_portal.signin.models import BureauRole, User
 from config.settings import DEMO_PASSWORD
-from tests.cast import NOW, Cast
+from tests.cast import NOW, Cast, make_cast
 from tests.compute_portal.test_verify import unprotect
 from tests.web import make_app
 
@@ -258,3 +259,27 @@ def test_a_disabled_person_is_not_offered_as_a_sign_in(cast: Cast, policy: Polic
     cast.database.transaction(work)
     done = runner(an_app(cast.database, policy, env="demo"))("demo-sign-ins")
     assert "lin@example.cn" not in done.output and "manager" in done.output
+
+
+# -- power ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_power_cap_is_set_listed_and_lifted(database: Database, policy: Policy) -> None:
+    cast = make_cast(database)
+    run = an_app(database, policy).test_cli_runner().invoke
+    with database.read_only() as session:
+        pool = session.get_one(Pool, cast.pool).name
+    hours = ["--from", "2099-12-01 18:00", "--until", "2099-12-01 22:00"]
+    said = run(args=["power-cap", pool, "--megawatts", "0.0091", *hours]).output
+    assert said == "1: 2099-12-01 18:00 to 2099-12-01 22:00, 0.0091 MW, 10 GPUs\n"
+    assert run(args=["power-cap", pool]).output == said
+    assert run(args=["power-cap", pool, "--lift", "1"]).output == f"No cap holds for {pool}.\n"
+    for arguments, sentence in (
+        ([pool, "--lift", "1"], "has no cap with the number 1"),
+        ([pool, "--megawatts", "1"], "needs --megawatts, --from and --until"),
+        (["nowhere"], "There is no pool 'nowhere'"),
+        ([pool, "--megawatts", "1", "--from", "2099-12-01 18:30", "--until", "2099-12-01 22:00"], "on the hour"),
+    ):
+        outcome = run(args=["power-cap", *arguments])
+        assert outcome.exit_code == 2
+        assert sentence in outcome.output

@@ -10,13 +10,16 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from compute_portal import clock
+from compute_portal.access import SYSTEM
 from compute_portal.bookings import attempts
 from compute_portal.bookings import service as bookings
 from compute_portal.bookings.attempts import HandOver
 from compute_portal.bookings.models import Booking, Standing
 from compute_portal.bookings.states import AttemptOutcome, BookingState
+from compute_portal.desk.models import Lease
 from compute_portal.pools import service as pools
-from compute_portal.pools.models import Instruction, Node
+from compute_portal.pools.models import Instruction, Node, Pool
 from compute_portal.pools.states import InstructionState, NodeState
 from scheduler import cycle, news
 from scheduler.engines.embedded import EmbeddedEngine
@@ -264,6 +267,41 @@ def test_a_fixed_booking_starts_on_time_when_all_else_is_busy(town: Town) -> Non
     assert fixed in town.cycle(now + 2 * HOUR)
     attempt = town.attempt(fixed)
     assert (attempt.placed_at, attempt.until_at) == (now + 2 * HOUR, now + 4 * HOUR)
+
+
+def test_nothing_starts_above_a_power_cap_but_what_was_confirmed_before_it(town: Town) -> None:
+    now = town.cast.now
+    fixed = town.fixed(gpus=16, start_in=1, hours=2)
+    hour = clock.ceil_hour(now)
+
+    def cap(session: Session) -> int:
+        watts = session.get_one(Pool, town.cast.pool).watts * 8 * 13 // 10  # for 8 of 32 GPUs
+        return pools.cap_power(
+            session, town.cast.pool, watts=watts, pue_permille=1_300, starts_at=hour, ends_at=hour + 6 * HOUR,
+            by=SYSTEM, now=now,
+        ).id  # fmt: skip
+
+    town.cast.database.transaction(cap)
+    long, short = town.flexible(gpus=8, hours=3), town.flexible(gpus=8, hours=1)
+    town.cycle(now)
+    # `long` would still run when 16 GPUs of the 8 are in use; `short` is over by then.
+    assert (town.state(long), town.state(short)) == (BookingState.QUEUED, BookingState.RUNNING)
+    assert fixed in town.cycle(now + HOUR)
+    town.cycle(now + 3 * HOUR)
+    assert town.state(long) is BookingState.RUNNING
+
+
+def test_a_lease_remembers_that_it_started_because_of_the_promise(town: Town) -> None:
+    now = town.cast.now
+    rules = Rules(promise_seconds=3_600)
+    town.context.engine = EmbeddedEngine(town.cast.database, town.context.leader, rules)
+    town.flexible(gpus=32, hours=2)
+    town.cycle(now)
+    late = town.flexible(gpus=16, hours=4)
+    town.cycle(now + 2 * HOUR)
+    with town.cast.database.read_only() as session:
+        assert session.scalars(sa.select(Lease.promised).order_by(Lease.booking_id)).all() == [False, True]
+    assert town.state(late) is BookingState.RUNNING
 
 
 def test_a_fixed_booking_whose_node_is_down_moves_to_free_gpus(town: Town) -> None:

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compute_portal.pools.availability import FOREVER, Availability, Closed, NodeGpus, Occupied, Placement, Unit
+from compute_portal.pools.availability import (
+    FOREVER,
+    Availability,
+    Cap,
+    Closed,
+    NodeGpus,
+    Occupied,
+    Placement,
+    Unit,
+    gpus_for,
+)
 
 HORIZON = 40  # the small worlds below live in the seconds 0 … 39
 
@@ -86,6 +96,50 @@ def test_a_booking_gets_the_gpus_that_the_rules_of_placement_name(
     assert availability.fits(gpus, start, start + length) == (expected is not None)
     free = [sum(1 << gpu for gpu in reference.free(node, start, start + length)) for node in world[0]]
     assert availability.free_masks(start, start + length).tolist() == free
+
+
+caps = st.lists(
+    st.builds(lambda at, length, gpus: Cap(at, at + length, gpus), starts, lengths, st.integers(0, 12)), max_size=3
+)
+
+
+@given(worlds(), units, caps, st.integers(1, 10), st.integers(1, 12), starts)
+def test_under_a_cap_a_booking_fits_where_at_no_second_too_many_gpus_are_in_use(
+    world: World, unit: Unit, caps: list[Cap], gpus: int, seconds: int, after: int
+) -> None:
+    reference, availability = Reference(*world, unit), Availability.build(*world, unit, caps)
+    sizes = {node.id: node.gpus for node in world[0]}
+
+    def powered(start: int) -> bool:
+        return all(
+            gpus
+            + sum(
+                (o.gpu_mask & (1 << sizes[o.node_id]) - 1).bit_count() for o in world[1] if o.starts_at <= t < o.ends_at
+            )
+            <= cap.gpus
+            for cap in caps
+            for t in range(max(start, cap.starts_at), min(start + seconds, cap.ends_at))
+        )
+
+    fitting = [t for t in reference.starts(gpus, seconds, 0, 3 * HORIZON, 1) if powered(t)]
+    assert [t for t in range(HORIZON) if availability.fits(gpus, t, t + seconds)] == [t for t in fitting if t < HORIZON]
+    assert availability.earliest(gpus, seconds, after, 3 * HORIZON) == next((t for t in fitting if t >= after), None)
+
+
+def test_a_cap_of_power_is_a_number_of_gpus() -> None:
+    # 1 MW at 700 W and PUE 1.3 is 1,098.9 GPUs.
+    assert gpus_for(1_000_000, 700, 1_300) == 1_098
+    assert gpus_for(909, 700, 1_300) == 0
+    assert gpus_for(910, 700, 1_300) == 1
+
+
+def test_hours_under_a_cap_count_what_it_forbids_as_closed() -> None:
+    taken = [Occupied(1, 0x0F, 0, 7_200, True)]
+    availability = Availability.build([NodeGpus(1, 8), NodeGpus(2, 8)], taken, [], caps=[Cap(3_600, 10_800, 6)])
+    hours = availability.by_hour(0, 4)
+    assert hours.free.tolist() == [12, 2, 6, 16]
+    assert hours.closed.tolist() == [0, 10, 10, 0]
+    assert availability.free_by_hour(0, 4).tolist() == [12, 2, 6, 16]
 
 
 @given(worlds(), units, starts, lengths)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compute_portal.pools.availability import FOREVER, Availability, Closed, NodeGpus, Occupied, Placement, Unit
+from compute_portal.pools.availability import FOREVER, Availability, Cap, Closed, NodeGpus, Occupied, Placement, Unit
 from compute_portal.sentences import Sentence
 from scheduler.planning.fairshare import Leaf, rank
 from scheduler.planning.planner import Decision, Snapshot, Standing, Waiting, plan
@@ -42,9 +42,20 @@ class World:
     limits: dict[int, int]
     running: dict[int, int]
     unit: Unit
+    caps: list[Cap] = dataclasses.field(default_factory=list)
+
+    def powered(self, gpus: int, start: int, end: int) -> bool:
+        """Whether caps allow so many more at every second of [start, end)."""
+        full = (1 << self.nodes[0].gpus) - 1
+        rows = [(o.starts_at, o.ends_at, (o.gpu_mask & full).bit_count()) for o in self.occupied]
+        return all(
+            gpus + sum(used for begins, ends, used in rows if begins <= second < ends) <= cap.gpus
+            for cap in self.caps
+            for second in range(max(start, cap.starts_at), min(end, cap.ends_at))
+        )
 
     def snapshot(self) -> Snapshot:
-        availability = Availability.build(self.nodes, self.occupied, self.closed, self.unit)
+        availability = Availability.build(self.nodes, self.occupied, self.closed, self.unit, self.caps)
         return Snapshot(NOW, availability, self.waiting, self.leaves, self.limits, self.running, rules=FAIR_TREE)
 
     def taken(self, start: int, end: int) -> set[Gpu]:
@@ -75,6 +86,9 @@ def worlds(draw: st.DrawFn) -> World:
     future = st.integers(NOW + 1, NOW + 30)
     fixed = st.builds(lambda n, m, s, d: Occupied(n, m, s, s + d, True), ids, masks, future, st.integers(1, 10))
     closed = st.builds(Closed, ids, st.sampled_from([NOW, NOW + 12]), st.sampled_from([NOW + 20, FOREVER]))
+    caps = st.builds(
+        lambda at, d, gpus: Cap(at, at + d, gpus), st.integers(NOW - 5, NOW + 25), st.integers(1, 20), st.integers(0, 8)
+    )
     enterprises = draw(st.integers(1, 3))
     unit: Unit = draw(st.sampled_from(["gpu", "gpu", "node"]))
     waiting = [
@@ -103,6 +117,7 @@ def worlds(draw: st.DrawFn) -> World:
         draw(counts),
         draw(counts),
         unit,
+        draw(st.one_of(st.just([]), st.lists(caps, max_size=2))),
     )
 
 
@@ -168,7 +183,7 @@ def literal_easy(world: World) -> tuple[dict[int, Placement], tuple[int, int] | 
             placement = place(world, taken, w.gpus)
             if start > NOW:
                 placement = place_beside(world, taken, world.taken(NOW, NOW + 1), w.gpus)
-            if placement is None:
+            if placement is None or not world.powered(w.gpus, start, start + w.seconds):
                 continue
             world.occupied += [Occupied(n, m, start, start + w.seconds) for n, m in placement]
             if start == NOW:
@@ -218,7 +233,11 @@ def test_backfill_never_delays_the_head(world: World) -> None:
     )
     # Everything runs as long as it may, and nothing else starts: the head can start when it was told, or before.
     length, gpus = standing.waiting.seconds, standing.waiting.gpus
-    first = next(t for t in range(NOW, NOW + 300) if place(after, after.taken(t, t + length), gpus))
+    first = next(
+        t
+        for t in range(NOW, NOW + 300)
+        if place(after, after.taken(t, t + length), gpus) and after.powered(gpus, t, t + length)
+    )
     assert first <= head[1]
 
 

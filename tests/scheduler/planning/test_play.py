@@ -14,7 +14,7 @@ from scheduler.planning.board import CountBoard, NodeBoard
 from scheduler.planning.decide import OPEN, Gate
 from scheduler.planning.fairshare import Leaf
 from scheduler.planning.line import Line, Running, Waiting
-from scheduler.planning.planner import Snapshot, plan
+from scheduler.planning.planner import Snapshot, in_order, plan
 from scheduler.planning.play import Arrival, FixedArrival, Play, Started, Usage, forward
 from scheduler.planning.rules import Backfill, Order, Rules
 
@@ -247,3 +247,42 @@ def test_nobody_waits_much_longer_than_promised_while_what_is_overdue_fits_its_t
     # The promise is the front of the line; there it waits for one node, at most the longest asked-for run.
     longest_run = max(one.waiting.seconds for one in flood)
     assert longest_wait(game, 10_000) <= PROMISE + 2 * longest_run
+
+
+def overdue_pool(*others: Waiting) -> Snapshot:
+    """Three nodes of 4: two run what came to the front because it was overdue, a third of the pool and more."""
+    rules = Rules(promise_seconds=HOUR, fair_heads=0)
+    rows = [Occupied(node, 0b1111, 0, 20 * HOUR) for node in (1, 2)]
+    nodes = [NodeGpus(node, 4) for node in (1, 2, 3)]
+    placed = [Running(f"r{n}", 90 + n, 4, 1, 1, 0, HOUR, 20 * HOUR, ((n, 0b1111),), promised=True) for n in (1, 2)]
+    late = [job(1, HOUR, 4, 9 * HOUR).waiting, job(2, 2 * HOUR, 4, HOUR).waiting]
+    leaves = [Leaf(1, 1, 1, 1, 1, 1, 0.0)]
+    return Snapshot(
+        10 * HOUR, Availability.build(nodes, rows, []), [*late, *others], leaves, {}, {1: 8}, rules=rules, placed=placed
+    )
+
+
+def test_what_is_overdue_comes_by_its_size_once_its_part_of_the_pool_is_full() -> None:
+    snapshot = overdue_pool(job(3, 10 * HOUR, 4, 60).waiting)
+    assert [start.waiting.booking_id for start in plan(snapshot).starts] == [3]
+    assert [one.booking_id for one in in_order(snapshot)] == [3, 2, 1]
+
+
+def test_where_everything_that_waits_is_overdue_the_oldest_comes_first_however_much_runs() -> None:
+    snapshot = overdue_pool()
+    assert [(start.waiting.booking_id, start.promised) for start in plan(snapshot).starts] == [(1, True)]
+    assert [one.booking_id for one in in_order(snapshot)] == [1, 2]
+
+
+def test_a_team_far_below_its_share_gets_its_smallest_booking_through_before_smaller_ones_of_others() -> None:
+    leaves = [Leaf(1, 1, 1, 1, 1, 1, 90.0), Leaf(1, 1, 2, 1, 2, 1, 10.0)]
+    queue = [
+        job(1, 0, 1, 60, team=1).waiting,
+        job(2, 5, 4, 90_000, team=2).waiting,
+        job(3, 5, 4, 80_000, team=2).waiting,
+    ]
+    snapshot = Snapshot(10, Availability.build([NodeGpus(1, 4)], [], []), queue, leaves, {}, {}, rules=Rules())
+    assert [one.booking_id for one in in_order(snapshot)] == [3, 1, 2]
+    assert [start.waiting.booking_id for start in plan(snapshot).starts] == [3]
+    without = dataclasses.replace(snapshot, rules=Rules(fair_heads=0))
+    assert [start.waiting.booking_id for start in plan(without).starts] == [1]
