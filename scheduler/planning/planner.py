@@ -211,10 +211,10 @@ def _standings(snapshot: Snapshot, decision: Decision, line: Line, limits: Limit
 
 def _may_jump(snapshot: Snapshot, line: Line) -> list[Waiting]:
     """Who might be asked earlier if the pool were larger: a part of it is kept for what is overdue."""
-    largest = snapshot.availability.empty_fit
-    most = decide.promised_most(snapshot.now, line, snapshot.rules, snapshot.availability.capacity)
-    full = snapshot.promised_gpus() >= most
-    late = snapshot.now - snapshot.rules.promise_seconds
+    largest, rules = snapshot.availability.empty_fit, snapshot.rules
+    late = snapshot.now - rules.promise_seconds
+    others = any(one.submitted_at > late for one in snapshot.waiting)
+    full = others and snapshot.promised_gpus() >= rules.promise_share * snapshot.availability.capacity
     return [one for one in line if one.gpus > largest or (full and one.submitted_at <= late)]
 
 
