@@ -42,6 +42,7 @@ FOREVER = 2**40
 MOST_NEWS = 4
 # Released a while after its end where access could not be taken back: rows that ended so long before still count.
 LATE_RELEASE = dt.timedelta(days=7)
+LONGEST_WAIT = dt.timedelta(days=90)
 SIZES = ((1, 8, "1-8"), (9, 64, "9-64"), (65, None, "65+"))
 ORDER = {name: place for place, (_, _, name) in enumerate(SIZES)}
 DECIDED = (AllocationState.ACTIVE, AllocationState.SUSPENDED, AllocationState.CLOSED, AllocationState.DECLINED)
@@ -268,6 +269,10 @@ def _waited(session: Session, since: dt.datetime, until: dt.datetime) -> Loads:
         ).where(
             Booking.kind == BookingKind.FLEXIBLE,
             Booking.submitted_at < until,
+            # what was given up long ago waited before these days
+            sa.or_(
+                Booking.submitted_at >= since - LONGEST_WAIT, Booking.state.not_in(gone), Booking.started_at > since
+            ),
             sa.or_(Booking.started_at.is_(None), Booking.started_at > since),
         )
     ):

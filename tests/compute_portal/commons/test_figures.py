@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from compute_portal import clock
 from compute_portal.access import SYSTEM
 from compute_portal.allocations.models import Allocation
+from compute_portal.bookings import service as bookings
 from compute_portal.bookings.models import Booking
 from compute_portal.commons import figures, formulas, queries, service
 from compute_portal.commons.models import PoolDay, PoolHour
@@ -196,6 +197,10 @@ def test_the_pools_days_and_hours_are_what_their_nodes_bookings_and_records_say(
             )  # fmt: skip
 
     cast.database.transaction(fall)
+    waited = cast.submit(cast.flexible(5, 2), open_policy.bookings, now=midnight + 9 * HOUR + HOUR / 2)
+    cast.database.transaction(
+        lambda s: bookings.cancel(s, waited, by=cast.member, now=midnight + 11 * HOUR + HOUR / 2).id
+    )
     now = midnight + 24 * HOUR
     reckon(cast, open_policy, now)
     with cast.database.read_only() as session:
@@ -215,6 +220,10 @@ def test_the_pools_days_and_hours_are_what_their_nodes_bookings_and_records_say(
     assert hours[midnight + 3 * HOUR].available_gpu_seconds == (32 - 16 + 2) * 3600
     assert hours[midnight + 6 * HOUR].available_gpu_seconds == 32 * 3600
     assert [hours[midnight + n * HOUR].allocated_gpu_seconds // 3600 for n in (1, 2, 5, 6)] == [0, 6, 4, 0]
+    queue = [hours[midnight + n * HOUR] for n in (9, 10, 11, 12)]
+    before = queue[0].waiting_bookings, queue[0].waiting_gpus
+    more = [(row.waiting_bookings - before[0], row.waiting_gpus - before[1]) for row in queue]
+    assert more == [(0, 0), (1, 5), (1, 5), (0, 0)]
     assert sum(row.allocated_gpu_seconds for row in hours.values()) == day.allocated_gpu_seconds
     assert {on: seconds for on, seconds in kept.items() if seconds} == used
 

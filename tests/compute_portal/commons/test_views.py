@@ -9,9 +9,11 @@ import sqlalchemy as sa
 from flask import Flask
 
 from compute_portal import clock
+from compute_portal.access import SYSTEM
 from compute_portal.commons.models import Dataset, PowerSite, Transition
 from compute_portal.commons.states import DatasetState, SiteState, TransitionState
 from compute_portal.policy import Policy
+from compute_portal.pools.service import add_pool
 from tests.cast import NOW, Cast
 from tests.compute_portal.commons.test_figures import reckon
 from tests.house.town import build
@@ -68,6 +70,14 @@ def test_public_pages_open_before_anything_was_reckoned_and_after_in_both_langua
     assert "32 cards · 31.6 P" in front and "¥16.50" in front and "SME compute programme has" in front
     pools = english(app, "/commons/pools")
     assert "989" in pools and "FP16, dense" in pools and "entered by the bureau" in pools
+    cast.database.transaction(
+        lambda s: add_pool(
+            s, name="H20", model="NVIDIA H20", tflops_fp16_dense=148, watts=400, gpus_per_node=8, nodes=1, by=SYSTEM,
+            now=now, tflops_source="H20 data sheet",
+        ).id
+    )  # fmt: skip
+    pools = english(app, "/commons/pools")
+    assert "1.184" in pools and "H20 data sheet" in pools
     assert "within 3 working days" in english(app, "/commons/programmes")
 
 
