@@ -294,6 +294,7 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "settled-hours": "{used:hours} GPU-hours charged, {back:hours} released",
     "window-missed": "The window passed while the scheduler was away; nothing is charged",
     "node-down": "Node {node} failed",
+    "gave-way": "It gave way to fixed booking {number}, whose node failed",
     "hook-failed": "Access could not be given ({tries:count} tries)",
     "engine-lost": "The engine no longer knows this attempt",
     "over-before-access": "It was over before access could be given; nothing is charged for it",

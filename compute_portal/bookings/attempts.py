@@ -402,16 +402,15 @@ def failed(session: Session, key: str, *, why: Sentence, at: dt.datetime, tries:
     attempt.metered_whole = attempt.granted_at is None
     booking.under_way = False
     session.flush()
-    failures = session.scalar(
-        sa.select(sa.func.count())
-        .select_from(Attempt)
-        .where(Attempt.booking_id == booking.id, Attempt.outcome == AttemptOutcome.FAILED)
+    reasons = session.scalars(
+        sa.select(Attempt.reason).where(Attempt.booking_id == booking.id, Attempt.outcome == AttemptOutcome.FAILED)
     )
+    failures = sum(1 for reason in reasons if reason is None or reason["id"] != "gave-way")  # that one was no failure
     fixed = booking.kind is BookingKind.FIXED
     over = fixed and booking.ends_at is not None and booking.ends_at <= at
     if booking.state not in OPEN:
         pass  # cancelled meanwhile: only the attempt was left to close
-    elif booking.state is BookingState.STOPPING or int(failures or 0) >= tries or over:
+    elif booking.state is BookingState.STOPPING or failures >= tries or over:
         _set_aside(session, booking, why, at)
     elif booking.state in (BookingState.STARTING, BookingState.RUNNING):
         back = BookingState.CONFIRMED if fixed else BookingState.QUEUED

@@ -60,10 +60,11 @@ BELIEVED = 10 * LOOK_AGAIN  # who has which GPUs, as far as versions tell
 
 # Statements that every cycle runs are made once: making one costs more than running it.
 # They name columns of tables, not of mapped classes, which would cost half as much again.
-NODES, INTERVALS, POOLS, BOOKINGS, LIMITED, ALLOCATIONS, BUDGETS, PROGRAMMES, SHARES, USAGE = (
+NODES, INTERVALS, OCCUPANCIES, POOLS, BOOKINGS, LIMITED, ALLOCATIONS, BUDGETS, PROGRAMMES, SHARES, USAGE = (
     cast(sa.Table, model.__table__).c
     for model in (
-        Node, NodeInterval, Pool, Booking, Limit, Allocation, AllocationBudget, Programme, EnterpriseShare, FairUsage,
+        Node, NodeInterval, Occupancy, Pool, Booking, Limit, Allocation, AllocationBudget, Programme, EnterpriseShare,
+        FairUsage,
     )
 )  # fmt: skip
 VERSIONS = sa.select(POOLS.id, POOLS.version)
@@ -106,6 +107,14 @@ LEAVES = (
         ),
     )
 )  # fmt: skip
+OWN = (
+    sa.select(OCCUPANCIES.node_id, OCCUPANCIES.gpu_mask, NODES.state)
+    .join(Node.__table__, NODES.id == OCCUPANCIES.node_id)
+    .where(
+        OCCUPANCIES.booking_id == sa.bindparam("booking"),
+        OCCUPANCIES.released_at.is_(None),
+    )
+)
 BUMP = (
     sa.update(cast(sa.Table, Pool.__table__))
     .where(POOLS.id == sa.bindparam("pool"), POOLS.version == sa.bindparam("planned"))
@@ -199,6 +208,7 @@ class _Fixed:
     gpus: int
     submitted_at: dt.datetime
     reason: Sentence | None
+    given_way: list[Placement] = field(default_factory=list)  # GPUs of those who gave way to it
 
 
 @dataclass
@@ -627,8 +637,7 @@ class EmbeddedEngine:
         try:
             result = self._fence.transaction(work)
         except _NoRoom:
-            self._keep_waiting(fixed, now)
-            return False
+            return self._make_room(pool_id, queue, fixed, now)
         if result is None:
             self._drop(queue, fixed.key, now, None, now)
         else:
@@ -650,6 +659,37 @@ class EmbeddedEngine:
     def _put(self, queue: _Queue, placed: _Placed, now: dt.datetime) -> None:
         queue.put(placed)
         self._note(now, Observation(placed.key, LeaseState.PLACED, placed.nodes, placed.placed_at, placed.until_at))
+
+    def _make_room(self, pool_id: int, queue: _Queue, fixed: _Fixed, now: dt.datetime) -> bool:
+        """Where a node of its own failed, flexible bookings give way, the newest first and no more than it takes.
+
+        Their GPUs are the fixed booking's as soon as access to them is taken back: until then nobody else gives way.
+        Says whether somebody did.
+        """
+        second, end = int(now.timestamp()), int(fixed.ends_at.timestamp())
+        with self._database.look() as session:
+            pool = session.execute(THIS_POOL, {"pool": pool_id}).one()
+            availability = pool_queries.load_availability(session, pool, now)
+            ids = {name: id for id, name in _pairs(session, NAMES, {"pool": pool_id}).items()}
+            own = session.execute(OWN, {"booking": fixed.booking_id}).all()
+        if all(state is NodeState.UP for _node, _mask, state in own):
+            self._keep_waiting(fixed, now)
+            return False
+        availability.vacate([tuple((node, mask) for node, mask, _state in own), *fixed.given_way], second)
+        flexible = [one for one in queue.placed.values() if not one.fixed]
+        flexible.sort(key=lambda one: (one.placed_at, one.booking_id), reverse=True)
+        giving: list[_Placed] = []
+        while not availability.fits(fixed.gpus, second, end) and flexible:
+            giving.append(flexible.pop(0))
+            availability.vacate([_placement(giving[-1], ids)], second)
+        if not giving or not availability.fits(fixed.gpus, second, end):
+            self._keep_waiting(fixed, now)
+            return False
+        why = Sentence("gave-way", number=fixed.booking_id)
+        fixed.given_way += [_placement(one, ids) for one in giving]
+        self._end([(one.key, now, why) for one in giving], {pool_id: queue}, now)
+        log.warning("flexible bookings give way", extra={"key": fixed.key, "keys": [one.key for one in giving]})
+        return True
 
     def _keep_waiting(self, fixed: _Fixed, now: dt.datetime) -> None:
         reason = Sentence("wait-nodes-down")

@@ -269,6 +269,30 @@ def test_a_fixed_booking_starts_on_time_when_all_else_is_busy(town: Town) -> Non
     assert (attempt.placed_at, attempt.until_at) == (now + 2 * HOUR, now + 4 * HOUR)
 
 
+def test_when_its_node_fails_the_newest_flexible_booking_gives_way_to_a_fixed_one_and_pays_nothing(town: Town) -> None:
+    now = town.cast.now
+    fixed = town.fixed(gpus=8, start_in=1, hours=2)
+    older = [town.flexible(gpus=8, hours=10) for _ in range(2)]
+    town.cycle(now)
+    newest = town.flexible(gpus=8, hours=10)
+    town.cycle(now + MINUTE)
+    (kept,) = town.occupancies(fixed)
+    with town.cast.database.read_only() as session:
+        name = session.get_one(Node, kept.node_id).name
+    down(town, name, now + 30 * MINUTE)
+    town.cycle(now + 30 * MINUTE)
+    started = town.cycle(now + HOUR) + town.cycle(now + HOUR)
+    assert fixed in started
+    assert [town.state(id) for id in older] == [BookingState.RUNNING] * 2
+    assert town.state(newest) is BookingState.QUEUED
+    lost = town.attempts(newest)[0]
+    assert lost.outcome is AttemptOutcome.FAILED
+    assert lost.reason == {"id": "gave-way", "number": fixed}
+    # It comes back as often as it must: to give way is no failure of its own.
+    town.cycle(now + 3 * HOUR + MINUTE)
+    assert town.state(newest) is BookingState.RUNNING
+
+
 def test_nothing_starts_above_a_power_cap_but_what_was_confirmed_before_it(town: Town) -> None:
     now = town.cast.now
     fixed = town.fixed(gpus=16, start_in=1, hours=2)
@@ -321,12 +345,13 @@ def test_a_fixed_booking_whose_node_is_down_moves_to_free_gpus(town: Town) -> No
 def test_a_fixed_booking_without_room_waits_with_a_reason_and_starts_when_its_node_is_back(town: Town) -> None:
     now = town.cast.now
     id = town.fixed(gpus=16, start_in=1, hours=4)
-    town.flexible(gpus=16, hours=10)
+    runs = town.flexible(gpus=8, hours=10)
     town.cycle(now)
-    for name in ("h800-n001", "h800-n002"):
+    for name in ("h800-n001", "h800-n002", "h800-n004"):
         down(town, name, now + MINUTE)
-    # The flexible one runs on the other two nodes.
+    # The flexible one runs on the node that is left; it does not give way, for that would not be enough.
     assert town.cycle(now + HOUR) == []
+    assert town.state(runs) is BookingState.RUNNING
     cycle.write_standings(town.context, now + HOUR)
     assert town.state(id) is BookingState.CONFIRMED
     with town.cast.database.read_only() as session:
