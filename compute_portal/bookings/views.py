@@ -320,6 +320,9 @@ def _page(booking_id: int, form: DeclineForm) -> ResponseReturnValue:
         places=queries.places,
         history=history,
         picture=whole.picture,
+        expected=queues.expected(whole.picture, booking.gpus, booking.longest_seconds)
+        if booking.kind is BookingKind.FLEXIBLE and booking.state is BookingState.SUBMITTED
+        else None,
         why=None if whole.standing is None else queues.told(whole.standing.reason, booking.enterprise_id, by),
         change=queues.find_change(whole.standing, booking, by),
         moves=queues.moves(read(), booking_id) if whole.standing is not None else [],

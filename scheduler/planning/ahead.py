@@ -53,13 +53,14 @@ def _starts(
 ) -> dict[int, int]:
     board = snapshot.availability.board(snapshot.now)
     gpus = _Gpus(board, snapshot, ends)
-    slots = {id: _slots(limit, id, snapshot, ends) for id, limit in snapshot.limits.items()}
+    slots = {id: _slots(limit, _used(snapshot, ends, id), snapshot.now) for id, limit in snapshot.limits.items()}
+    powered = _powered(board, snapshot, ends)
     starts: dict[int, int] = {}
     for one in order:
-        mine = slots.get(one.enterprise_id)
+        held_by = [each for each in (slots.get(one.enterprise_id), powered) if each is not None]
         after = max(snapshot.now, one.not_before)
-        if mine is not None:
-            after = max(after, int(mine[one.gpus - 1]) if one.gpus <= len(mine) else NEVER)
+        for each in held_by:
+            after = max(after, int(each[one.gpus - 1]) if one.gpus <= len(each) else NEVER)
         if after >= NEVER or (one.gpu_seconds_left or NEVER) < one.gpus * one.seconds:
             continue
         start, found = gpus.find(one.gpus, one.seconds, after)
@@ -70,21 +71,39 @@ def _starts(
             continue
         over = start + runs.get(one.booking_id, one.seconds)
         gpus.take(found, start, over)
-        if mine is not None:
-            mine[: one.gpus] = over
-            mine.sort()
+        for each in held_by:
+            each[: one.gpus] = over
+            each.sort()
     return starts
 
 
-def _slots(limit: int, enterprise_id: int, snapshot: Snapshot, ends: Mapping[int, int]) -> Ints:
-    """Since when each of the GPUs that an enterprise may use at once is not used, ascending."""
-    used = [
+def _slots(limit: int, used: Sequence[int], now: int) -> Ints:
+    """Since when each of so many GPUs is not used, ascending; `used`: when those that are in use will be over."""
+    return np.array(sorted([now] * max(0, limit - len(used)) + sorted(used)[: max(0, limit)]), np.int64)
+
+
+def _used(snapshot: Snapshot, ends: Mapping[int, int], enterprise_id: int | None = None) -> list[int]:
+    """When each GPU that is in use will probably be over, of one enterprise or of all."""
+    return [
         ends.get(one.booking_id, one.until_at)
         for one in snapshot.placed
-        if one.enterprise_id == enterprise_id
+        if enterprise_id in (None, one.enterprise_id)
         for _gpu in range(one.gpus)
     ]
-    return np.sort(np.array([snapshot.now] * max(0, limit - len(used)) + sorted(used)[:limit], np.int64))
+
+
+def _powered(board: Board, snapshot: Snapshot, ends: Mapping[int, int]) -> Ints | None:
+    """The GPUs that a cap on power allows now, as slots, and the others when it is over; None without one.
+
+    Caps of hours to come are not looked at until they begin.
+    """
+    now = snapshot.now
+    in_force = [(gpus, end) for start, end, gpus in board.caps if start <= now < end]
+    if not in_force:
+        return None
+    limit, until = min(in_force)
+    more = np.full(max(0, sum(board.gpus) - limit), min(NEVER, until), np.int64)
+    return np.append(_slots(limit, _used(snapshot, ends), now), more)
 
 
 Found = list[tuple[int, int]]  # (node, GPUs of it)

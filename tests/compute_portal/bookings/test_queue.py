@@ -15,6 +15,7 @@ from compute_portal.bookings import queue
 from compute_portal.bookings.models import Estimate, QueueDay, QueuePicture, Standing
 from compute_portal.enterprises.models import Enterprise
 from compute_portal.policy import Policy
+from compute_portal.programmes.models import Programme
 from compute_portal.sentences import Sentence
 from tests.cast import HOUR, NOW, Cast
 from tests.web import Queries, make_app, set_now, sign_in, words
@@ -164,6 +165,16 @@ def test_the_form_says_when_a_flexible_booking_would_probably_start(app: Flask, 
     assert "probably by today 14:00" in text and "half of such bookings start before today 12:00" in text
     unknown = words(client.get(f"/bookings/new?kind=flexible&allocation_id={cast.allocation}&gpus=8&longest=3"))
     assert "As soon as the queue allows" in unknown
+
+
+def test_who_approves_sees_when_it_would_start(app: Flask, cast: Cast, policy: Policy) -> None:
+    def threshold(session: sa.orm.Session) -> None:
+        session.execute(sa.update(Programme).values(booking_approval_gpu_seconds=3_600))
+
+    cast.database.transaction(threshold)
+    picture(cast)
+    id = cast.submit(cast.flexible(gpus=8, hours=2), policy.bookings)
+    assert "Approved now, it would start by today 14:00." in page(app, cast, "zhou", f"/bookings/{id}")
 
 
 def test_every_reason_has_words_for_those_who_may_not_know_its_numbers(cast: Cast) -> None:

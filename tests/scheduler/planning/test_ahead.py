@@ -7,7 +7,7 @@ import random
 
 from hypothesis import given, settings
 
-from compute_portal.pools.availability import Occupied
+from compute_portal.pools.availability import Cap, Occupied
 from scheduler.planning.ahead import NEVER, look_ahead
 from scheduler.planning.backtest import Backtest
 from scheduler.planning.board import NodeBoard
@@ -80,6 +80,14 @@ def test_what_runs_is_expected_to_end_when_such_bookings_do() -> None:
     snapshot = dataclasses.replace(world.snapshot(), placed=[runs])
     assert look_ahead(snapshot, {}, {}) == {1: NOW + 300 * MINUTE}
     assert look_ahead(snapshot, {}, {9: NOW + 40 * MINUTE}) == {1: NOW + 40 * MINUTE}
+
+
+def test_a_cap_on_power_is_looked_at_while_it_holds() -> None:
+    world = the_pool([waits(1, gpus=4, minutes=60), waits(2, gpus=4, minutes=60)])
+    assert set(look_ahead(world.snapshot(), {}, {}).values()) == {NOW}
+    for until, second in ((NOW + 1_800, NOW + 1_800), (NOW + DAY, NOW + 3_600)):
+        capped = dataclasses.replace(world, caps=[Cap(NOW - 60, until, 4)])
+        assert look_ahead(capped.snapshot(), {}, {}) == {1: NOW, 2: second}
 
 
 def test_a_long_run_is_not_expected_to_begin_before_a_fixed_booking_that_it_would_reach() -> None:

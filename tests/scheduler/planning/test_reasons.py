@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compute_portal.pools.availability import FOREVER, Availability, Closed, NodeGpus, Occupied, Unit
+from compute_portal.pools.availability import FOREVER, Availability, Cap, Closed, NodeGpus, Occupied, Unit
 from compute_portal.texts import CATALOGUE
 from scheduler.planning.fairshare import Leaf
 from scheduler.planning.planner import Running, Snapshot, Standing, Waiting, plan
@@ -36,11 +36,12 @@ class World:
     placed: list[Running]
     rules: Rules
     unit: Unit
+    caps: list[Cap] = dataclasses.field(default_factory=list)
 
     def snapshot(self) -> Snapshot:
         return Snapshot(
             NOW,
-            Availability.build(self.nodes, self.occupied, self.closed, self.unit),
+            Availability.build(self.nodes, self.occupied, self.closed, self.unit, self.caps),
             self.waiting,
             self.leaves,
             self.limits,
@@ -59,6 +60,9 @@ class World:
             nodes=self.nodes + [NodeGpus(last + n, size) for n in range(1, change.nodes + 1)],
             waiting=[change.on(one) if one is waiting else one for one in self.waiting],
             limits=limits,
+            caps=[
+                replace(cap, gpus=cap.gpus + change.nodes * size) for cap in self.caps
+            ],  # more nodes with their power
         )
 
     def standings(self) -> list[Standing]:
@@ -110,9 +114,13 @@ def worlds(draw: st.DrawFn) -> World:
         st.integers(1, 4),
         st.sampled_from([0, 3 * DAY]),
     )
+    # What is in use already is no more than is allowed, and no GPU is counted twice.
+    occupied = draw(st.lists(runs, max_size=5)) + draw(st.lists(fixed, max_size=3))
+    cap = st.builds(Cap, later, st.just(FOREVER), st.just(16))
+    caps = draw(st.one_of(st.just([]), st.just([]), st.lists(cap, min_size=1, max_size=1)))
     return World(
         nodes,
-        draw(st.lists(runs, max_size=5)) + draw(st.lists(fixed, max_size=3)),
+        list({row.node_id: row for row in occupied}.values()) if caps else occupied,
         draw(st.lists(closed, max_size=1)),
         waiting,
         [
@@ -126,6 +134,7 @@ def worlds(draw: st.DrawFn) -> World:
         draw(st.lists(placed, max_size=2)),
         draw(st.sampled_from(RULES)),
         unit,
+        caps,
     )
 
 
