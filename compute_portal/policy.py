@@ -17,6 +17,13 @@ Order = Literal["fifo", "sjf", "saf", "fair-tree", "small-first"]
 Backfill = Literal["none", "easy"]
 
 
+class PoolQueuePolicy(_Section):
+    """What one pool does otherwise; None: as the others."""
+
+    order: Order | None = None
+    backfill: Backfill | None = None
+
+
 class QueuePolicy(_Section):
     order: Order
     backfill: Backfill
@@ -33,11 +40,16 @@ class QueuePolicy(_Section):
     standings_seconds: int = Field(gt=0)
     forecast_seconds: int = Field(ge=30)
     tries_before_set_aside: int = Field(gt=0)
+    pools: dict[str, PoolQueuePolicy] = Field(default_factory=dict)  # by the pool's name
 
     @property
     def usage_half_life_days(self) -> float:
         """What the order in force decays usage with."""
         return self.overuse_half_life_days if self.order == "small-first" else self.half_life_days
+
+    def of_pool(self, name: str) -> QueuePolicy:
+        own = self.pools.get(name)
+        return self if own is None else self.model_copy(update=own.model_dump(exclude_none=True))
 
 
 class CancelStep(_Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -102,7 +103,7 @@ def open_context(
     alive: Callable[[], None] = lambda: None,
 ) -> Context:
     """A context with the embedded engine; the leader has been taken."""
-    engine = EmbeddedEngine(database, leader, rules_of(policy.queue))
+    engine = EmbeddedEngine(database, leader, rules_of(policy.queue), rules_by_pool(policy.queue))
     return Context(database, leader, engine, policy, access, post, alive)
 
 
@@ -128,6 +129,14 @@ def rules_of(queue: QueuePolicy) -> Rules:
         promise_share=queue.promise_share,
         promise_reservations=queue.promise_reservations,
     )
+
+
+def rules_by_pool(queue: QueuePolicy) -> dict[str, Rules]:
+    """Of the pools that do otherwise, by name."""
+    half_life = rules_of(queue).half_life_seconds  # stored usage is halved at one pace
+    return {
+        name: dataclasses.replace(rules_of(queue.of_pool(name)), half_life_seconds=half_life) for name in queue.pools
+    }
 
 
 def in_batches(

@@ -69,7 +69,7 @@ NODES, INTERVALS, OCCUPANCIES, POOLS, BOOKINGS, LIMITED, ALLOCATIONS, BUDGETS, P
 )  # fmt: skip
 VERSIONS = sa.select(POOLS.id, POOLS.version)
 VERSION = sa.select(POOLS.version).where(POOLS.id == sa.bindparam("pool"))
-THIS_POOL = sa.select(POOLS.id, POOLS.version, POOLS.booking_unit).where(POOLS.id == sa.bindparam("pool"))
+THIS_POOL = sa.select(POOLS.id, POOLS.name, POOLS.version, POOLS.booking_unit).where(POOLS.id == sa.bindparam("pool"))
 NAMES = sa.select(NODES.id, NODES.name).where(NODES.pool_id == sa.bindparam("pool"))
 LIMITS = sa.select(LIMITED.enterprise_id, LIMITED.gpus).where(LIMITED.pool_id == sa.bindparam("pool"))
 BOOKED = (
@@ -267,6 +267,7 @@ class _Seen:
     """A pool at a version: who has which GPUs, true until something reaches its end; shares and limits a while ago."""
 
     version: int
+    rules: Rules
     at: dt.datetime
     until_at: dt.datetime
     availability: Availability
@@ -283,10 +284,14 @@ class EmbeddedEngine:
 
     capabilities = Capabilities(frozenset({BookingUnit.GPU, BookingUnit.NODE}), takes_scripts=False)
 
-    def __init__(self, database: Database, fence: Fence, rules: Rules) -> None:
+    def __init__(
+        self, database: Database, fence: Fence, rules: Rules, by_pool: Mapping[str, Rules] | None = None
+    ) -> None:
+        """`by_pool` names the pools that have rules of their own."""
         self._database = database
         self._fence = fence
         self._rules = rules
+        self._by_pool = by_pool or {}
         self._memory: dict[int, _Queue] | None = None
         # What changed since an instant, so that a round that asks what it has just caused need not read it.
         self._news: list[tuple[dt.datetime, Observation]] = []
@@ -507,6 +512,7 @@ class EmbeddedEngine:
             availability = pool_queries.load_availability(session, pool, now)
             seen = queue.seen = _Seen(
                 version=pool.version,
+                rules=self._by_pool.get(pool.name, self._rules),
                 at=now,
                 until_at=_next_end(availability, now),
                 availability=availability,
@@ -540,7 +546,7 @@ class EmbeddedEngine:
             limits=seen.limits,
             running=queue.running,
             booked=seen.booked,
-            rules=self._rules,
+            rules=seen.rules,
             running_promised=queue.promised_gpus(),
         )
 

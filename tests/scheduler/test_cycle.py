@@ -18,10 +18,12 @@ from compute_portal.bookings.attempts import HandOver
 from compute_portal.bookings.models import Booking, Standing
 from compute_portal.bookings.states import AttemptOutcome, BookingState
 from compute_portal.desk.models import Lease
+from compute_portal.policy import Order, PoolQueuePolicy
 from compute_portal.pools import service as pools
 from compute_portal.pools.models import Instruction, Node, Pool
 from compute_portal.pools.states import InstructionState, NodeState
 from scheduler import cycle, news
+from scheduler.context import rules_by_pool, rules_of
 from scheduler.engines.embedded import EmbeddedEngine
 from scheduler.planning.rules import Rules
 from tests.cast import HOUR
@@ -539,6 +541,18 @@ def test_a_wall_clock_that_was_set_back_neither_stops_the_queue_nor_charges_twic
 
 
 # -- standings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("named", "order", "first"), [(True, "fifo", 0), (True, None, 1), (False, "fifo", 1)], ids=["own", "same", "other"]
+)
+def test_a_pool_may_have_an_order_of_its_own(town: Town, named: bool, order: Order | None, first: int) -> None:
+    with town.cast.database.read_only() as session:
+        name = session.get_one(Pool, town.cast.pool).name if named else "another pool"
+    queue = town.context.policy.queue.model_copy(update={"pools": {name: PoolQueuePolicy(order=order)}})
+    town.context.engine = EmbeddedEngine(town.cast.database, town.context.leader, rules_of(queue), rules_by_pool(queue))
+    asked = [town.flexible(gpus=32, hours=3), town.flexible(gpus=32, hours=1)]
+    assert town.cycle(town.cast.now) == [asked[first]]
 
 
 def test_what_waits_has_a_place_and_a_reason(town: Town) -> None:
