@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from compute_portal.sentences import Refusal
 from tests.cast import HOUR, NOW, Cast
 from tests.web import Queries, make_app, post, set_now, sign_in, words
 
+STATIC = Path(__file__).parents[3] / "compute_portal" / "static"
 CELL = re.compile(r'<(a|span) class="([a-z ]+)"(?: href="([^"]*)")? data-at="([^"]*)"')
 WISH = {"gpus": "8", "longest": "4", "from_on": "2026-11-18", "until_on": "2026-11-21", "title": "语音基座"}
 
@@ -275,3 +278,13 @@ def test_pages_take_the_same_few_queries_however_much_is_booked(
         cast.submit(asked, rules, by=cast.stranger)
     assert count() == before
     assert max(before) <= 9
+
+
+@pytest.mark.parametrize("page", ["/bookings/new", "/pools/{pool}/calendar", "/bookings/offers"])
+def test_a_page_weighs_at_most_150_kb_as_it_is_sent(chen: FlaskClient, cast: Cast, page: str) -> None:
+    """Compressed, with all that it loads: nothing is loaded by a style sheet but two small pictures."""
+    shown = chen.get(page.format(pool=cast.pool))
+    loaded = re.findall(r'(?:src|href)="/static/([^"?]+)', shown.text)
+    assert "vendor/bootstrap.min.css" in loaded
+    files = [(STATIC / name).read_bytes() for name in loaded]
+    assert sum(len(gzip.compress(content)) for content in [shown.data, *files]) <= 150_000
