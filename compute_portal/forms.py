@@ -64,7 +64,8 @@ class ActionForm(PortalForm):
 
 def show(template: str, form: PortalForm | None = None, **values: Any) -> ResponseReturnValue:
     """Render a page with a form: 422 when what was sent has problems, else 200."""
-    status = 422 if form is not None and form.problems and request.method == "POST" else 200
+    was_sent = request.method == "POST" or bool(request.args)
+    status = 422 if was_sent and form is not None and form.problems else 200
     return make_response(render_template(template, form=form, **values), status)
 
 
