@@ -169,10 +169,10 @@ class Play:
         while now < until:
             while running and running[0][0] <= now:
                 self._end(heappop(running)[2], now)
-            while begins and begins[-1][0] <= now:
-                self._begin(begins.pop(), now)
             while to_come and to_come[-1].announced_at <= now:
                 self._announce(to_come.pop(), now)
+            while begins and begins[-1][0] <= now:
+                self._begin(begins.pop(), now)
             while to_wake and to_wake[-1] <= now:
                 to_wake.pop()
             arrived = at

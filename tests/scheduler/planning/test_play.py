@@ -184,6 +184,13 @@ def test_a_forward_simulation_of_the_living_pool_is_the_rest_of_the_play(trace: 
     assert told == {one.waiting.booking_id: one.start for one in game.started}
 
 
+def test_a_fixed_booking_that_begins_as_it_is_announced_has_its_gpus_at_once() -> None:
+    fixed = [FixedArrival(5, "now", 5, 20, 1)]
+    for board in (CountBoard(2), NodeBoard([1, 1])):
+        game = play([job(1, 5, 2, 10), job(2, 5, 1, 10)], board, rules_for("sjf"), fixed)
+        assert [(one.waiting.booking_id, one.start) for one in game.started] == [(2, 5), (1, 20)]
+
+
 def test_a_forward_simulation_knows_what_runs_and_what_is_fixed() -> None:
     nodes = [NodeGpus(7, 4)]
     rows = [Occupied(7, 0b0011, 0, 500), Occupied(7, 0b1111, 900, 1_000, True)]
