@@ -108,17 +108,35 @@ def worlds(draw: st.DrawFn) -> World:
         for id in draw(st.permutations(range(1, draw(st.integers(0, 9)) + 1)))
     ]
     counts = st.dictionaries(st.integers(1, enterprises), st.integers(0, 8))
+    power = draw(st.one_of(st.just([]), st.lists(caps, max_size=2)))
+    occupied = draw(st.lists(runs, max_size=5)) + draw(st.lists(fixed, max_size=3))
     return World(
         nodes,
-        draw(st.lists(runs, max_size=5)) + draw(st.lists(fixed, max_size=3)),
+        _once_each(occupied) if power else occupied,
         draw(st.lists(closed, max_size=1)),
         waiting,
         [Leaf(1, 1, e, 1, e * 10, 1, draw(st.integers(0, 3))) for e in range(1, enterprises + 1)],
         draw(counts),
         draw(counts),
         unit,
-        draw(st.one_of(st.just([]), st.lists(caps, max_size=2))),
+        power,
     )
+
+
+def _once_each(rows: list[Occupied]) -> list[Occupied]:
+    """Without those that hold a GPU which another row has at the same time: the database lets none in, and what is in
+    use is counted row by row."""
+    kept: list[Occupied] = []
+    for row in rows:
+        if not any(
+            row.node_id == other.node_id
+            and row.gpu_mask & other.gpu_mask
+            and row.starts_at < other.ends_at
+            and other.starts_at < row.ends_at
+            for other in kept
+        ):
+            kept.append(row)
+    return kept
 
 
 def place(world: World, taken: set[Gpu], gpus: int) -> Placement | None:
