@@ -183,6 +183,7 @@ def demo_environment(environ: Mapping[str, str], port: int) -> dict[str, str]:
         "PORTAL_PUBLIC_URL": f"http://127.0.0.1:{port}",
         "PORTAL_SECRET_KEY": secret_key(VAR / "secret-key"),
         "PORTAL_BIND": f"127.0.0.1:{port}",
+        "PORTAL_WEB_WORKERS": environ.get("PORTAL_WEB_WORKERS") or "1",  # for one person; it is there sooner
         "PYTHONUNBUFFERED": "1",
     }
 
@@ -194,6 +195,16 @@ def keep_one_old_log(log: Path) -> None:
 
 def flask(name: str, command: str, log: Path, answer: Path | None = None) -> Child:
     return Child(name, [sys.executable, "-m", "flask", "--app", "wsgi", command], log, answer)
+
+
+def list_sign_ins(supervisor: Supervisor, listing: Child, children: list[Child]) -> None:
+    if supervisor.stop_wanted:
+        return
+    try:
+        supervisor.step(listing)
+    except DemoError:
+        supervisor.stop(children)
+        raise
 
 
 def run(environ: Mapping[str, str]) -> None:
@@ -212,13 +223,14 @@ def run(environ: Mapping[str, str]) -> None:
     for child in (
         flask("Preparing the database", "migrate", setup),
         Child("Filling the demo city", [sys.executable, "-m", "scheduler", "demo-city"], setup),
-        flask("Listing the sign-ins", "demo-sign-ins", setup, answer=sign_ins),
     ):
         if not supervisor.stop_wanted:
             supervisor.step(child)
 
     children = [web, scheduler]
     supervisor.start(children)
+    # Beside their start, which takes as long.
+    list_sign_ins(supervisor, flask("Listing the sign-ins", "demo-sign-ins", setup, answer=sign_ins), children)
     supervisor.wait_until_answered(port, children)
     if not supervisor.stop_wanted and not _ended(children):
         print(f"\nCompute Commons is running at http://127.0.0.1:{port}\n")
