@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from ..access import SYSTEM, Actor, Permission, must_see, require
+from ..allocations.models import Allocation
 from ..db import Reader
 from ..enterprises import notify
 from ..lifecycle import begin, move_to
@@ -49,11 +50,18 @@ def join(session: Session, asked: BookingRequest, *, by: Actor, policy: BookingP
     availability = pool_queries.load_availability(session, pool, now)
     if _room(availability, asked.gpus, asked.starts_at, asked.ends_at, policy) is not None:
         raise Refusal(Sentence("room-now"), "starts_at")
-    waiter = Waiter(
-        state=WaiterState.WAITING,
+    waiter = _waiter(asked, allocation, WaiterState.WAITING, by, now)
+    session.add(waiter)
+    begin(session, waiter, verb="join", at=now, by=by)
+    return waiter
+
+
+def _waiter(asked: BookingRequest, allocation: Allocation, state: WaiterState, by: Actor, now: dt.datetime) -> Waiter:
+    return Waiter(
+        state=state,
         enterprise_id=allocation.enterprise_id,
         allocation_id=allocation.id,
-        pool_id=pool.id,
+        pool_id=allocation.pool_id,
         title=asked.title,
         gpus=asked.gpus,
         starts_at=asked.starts_at,
@@ -61,9 +69,6 @@ def join(session: Session, asked: BookingRequest, *, by: Actor, policy: BookingP
         joined_by=by.user_id,
         joined_at=now,
     )
-    session.add(waiter)
-    begin(session, waiter, verb="join", at=now, by=by)
-    return waiter
 
 
 def keep(session: Session, asked: BookingRequest, *, by: Actor, policy: BookingPolicy, now: dt.datetime) -> Waiter:
@@ -92,19 +97,8 @@ def keep(session: Session, asked: BookingRequest, *, by: Actor, policy: BookingP
     placement = _room(availability, asked.gpus, asked.starts_at, asked.ends_at, policy)
     if placement is None:
         raise Refusal(Sentence("window-gone", n=asked.gpus, at=asked.starts_at))
-    waiter = Waiter(
-        state=WaiterState.OFFERED,
-        enterprise_id=allocation.enterprise_id,
-        allocation_id=allocation.id,
-        pool_id=pool.id,
-        title=asked.title,
-        gpus=asked.gpus,
-        starts_at=asked.starts_at,
-        ends_at=asked.ends_at,
-        joined_by=by.user_id,
-        joined_at=now,
-        kept_until_at=min(now + dt.timedelta(minutes=policy.offer_minutes), asked.starts_at),
-    )
+    waiter = _waiter(asked, allocation, WaiterState.OFFERED, by, now)
+    waiter.kept_until_at = min(now + dt.timedelta(minutes=policy.offer_minutes), asked.starts_at)
     session.add(waiter)
     begin(session, waiter, verb="keep", at=now, by=by)
     pools.keep_option(session, pool, waiter.id, placement, starts_at=asked.starts_at, ends_at=asked.ends_at)

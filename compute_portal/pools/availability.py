@@ -524,7 +524,7 @@ class Availability:
     def _on_one_node(self, free: Ints, counts: NDArray[np.uint8], gpus: int) -> tuple[int, int]:
         """Best fit; argmin takes the lowest index on ties."""
         index = int(np.argmin(np.where(counts >= gpus, counts, MAX_GPUS_PER_NODE + 1)))
-        return self._ids[index], _lowest_bits(int(free[index]), gpus)
+        return self._ids[index], lowest_bits(int(free[index]), gpus)
 
     def _fixed_at(self, rows: _Rows, instant: int) -> int:
         masks = self._masks(rows, rows.fixed & (rows.starts <= instant) & (rows.ends > instant))
@@ -567,7 +567,8 @@ def _maintenance(rows: _Rows) -> Flags:
     return rows.closed & (rows.ends < FOREVER)
 
 
-def _lowest_bits(mask: int, count: int) -> int:
+def lowest_bits(mask: int, count: int) -> int:
+    """So many of the mask's bits, the lowest."""
     chosen = 0
     for _ in range(count):
         lowest = mask & -mask

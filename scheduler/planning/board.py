@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Protocol
 
-from compute_portal.pools.availability import FOREVER, Availability, Placement, Unit
+from compute_portal.pools.availability import FOREVER, Availability, Placement, Unit, lowest_bits
 
 Kept = tuple[int, Placement]  # a reservation: from when, on which GPUs
 
@@ -517,13 +517,3 @@ def _beside(mask: int, takes: Sequence[tuple[int, int, int]] | None, start: int,
         if begins < end and ends > start:
             mask &= ~taken
     return mask
-
-
-def lowest_bits(mask: int, count: int) -> int:
-    """So many of the mask's bits, the lowest."""
-    chosen = 0
-    for _ in range(count):
-        lowest = mask & -mask
-        chosen |= lowest
-        mask ^= lowest
-    return chosen
