@@ -100,6 +100,8 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     ),
     "moved-for-maintenance": "other cards for the same hours, because of maintenance from {start:time} to {end:time}",
     "gave-way-to-maintenance": "no other cards are free during maintenance from {start:time} to {end:time}",
+    "moved-for-failure": "other cards for the same hours, because a node failed",
+    "gave-way-to-booking": "a node failed, and no other cards are left beside booking {number}, which came first",
     "told-moved": "Booking {number} of {at:time} has other cards; its hours stay.",
     "told-gave-way": "Booking {number} of {at:time} had to be cancelled by us. Nothing is charged.",
     "booking-cancelled": "The booking is cancelled; {back:hours} GPU-hours are back.",

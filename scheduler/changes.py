@@ -1,4 +1,5 @@
-"""What the timetable does about changes of plan: no-shows, the wait-list, hours given back, lost runs, warnings.
+"""What the timetable does about changes of plan: no-shows, the wait-list, hours given back, lost runs and nodes,
+warnings.
 
 Each looks for its few rows in an index of its own, so that nothing to do costs nothing, and each thing found is done in
 a transaction of its own.
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from compute_portal.bookings import extending, waiting
+from compute_portal.bookings import extending, giving_way, waiting
 from compute_portal.bookings.models import Attempt, Booking
 from compute_portal.cancellations import service as cancellations
 from compute_portal.enterprises import notify
@@ -31,10 +32,11 @@ def run(context: Context, now: dt.datetime) -> int:
         unclaimed = cancellations.list_unclaimed(session)
         lost, returned = cancellations.list_lost_runs(session), cancellations.list_returned(session, now)
         made_up, pools = extending.list_free_to_settle(session, now), waiting.list_pools(session)
-        to_warn = list_to_warn(session, rules, now)
+        stranded, to_warn = giving_way.list_stranded(session, now), list_to_warn(session, rules, now)
     late = [id for id, started_at in unclaimed if started_at + rules.claim_minutes * MINUTE <= now]
     waits = [id for id, _started_at in unclaimed if id not in late]
     duties: tuple[tuple[str, Sequence[int], Callable[[Session, int], object]], ...] = (
+        ("stranded booking", stranded, lambda session, id: giving_way.make_room(session, id, now=now)),
         ("no-show", late, lambda session, id: cancellations.no_show(session, id, policy=rules, now=now)),
         ("remind", waits, lambda session, id: cancellations.remind(session, id, policy=rules, now=now)),
         ("lost run", lost, lambda session, id: cancellations.credit_lost_run(session, id, now=now)),

@@ -138,7 +138,12 @@ def entries(policy: Policy) -> tuple[Entry, ...]:
         Entry("forecasts", Every(queue.standings_seconds), forecasting.run, N_("when what waits will start"), AHEAD),
         Entry("queue-days", Daily(0, 20), forecasting.keep_days, N_("how yesterday's queues served whom")),
         Entry("sync", Every(60), cycle.sync, N_("make the cluster's policy equal to ours"), CYCLE),
-        Entry("changes", Every(60), changes.run, N_("no-shows, wait-list, hours given back, lost runs, warnings")),
+        Entry(
+            "changes",
+            Every(60),
+            changes.run,
+            N_("no-shows, wait-list, hours given back, lost runs, failed nodes, warnings"),
+        ),
         Entry("metering", Every(books.pass_seconds), metering.run, N_("meter, charge, settle, open draft statements")),
         Entry("lapse-undecided", Every(60), lapse_undecided, N_("bookings nobody decided on give everything back")),
         Entry("close-allocations", Daily(0, 5), close_allocations, N_("allocations whose last day is over expire")),

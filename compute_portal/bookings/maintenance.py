@@ -14,15 +14,12 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from ..access import SYSTEM, Actor, Permission, require
-from ..enterprises import notify
+from ..access import Actor, Permission, require
 from ..enterprises.models import Enterprise
-from ..lifecycle import note_event
-from ..pools import queries as pool_queries
 from ..pools import service as pools
-from ..pools.models import Maintenance, Occupancy, Pool
+from ..pools.models import Maintenance, Occupancy
 from ..sentences import Refusal, Sentence
-from . import service
+from .giving_way import move_or_cancel
 from .models import Booking
 from .states import NOT_STARTED
 
@@ -84,33 +81,17 @@ def plan(
     window = pools.plan_maintenance(
         session, pool_id, node_ids=node_ids, starts_at=starts_at, ends_at=ends_at, reason=reason, by=by, now=now
     )
-    moved = sum(_move(session, pool, clash.booking, starts_at, ends_at, now) for clash in clashes)
-    return window, moved, len(clashes) - moved
-
-
-def _move(
-    session: Session, pool: Pool, booking: Booking, starts_at: dt.datetime, ends_at: dt.datetime, now: dt.datetime
-) -> bool:
-    """Other GPUs for the same hours; else it gives way, free of charge."""
-    assert booking.starts_at is not None and booking.ends_at is not None
-    first, last = max(booking.starts_at, now), booking.ends_at
-    availability = pool_queries.load_availability(session, pool, now)
-    placement = availability.place(booking.gpus, int(first.timestamp()), int(last.timestamp()))
-    about = Sentence("gave-way-to-maintenance", start=starts_at, end=ends_at)
-    if placement is not None:
-        pools.occupy(session, pool, booking.id, placement, fixed=True, starts_at=first, ends_at=last)
-        about = Sentence("moved-for-maintenance", start=starts_at, end=ends_at)
-        note_event(session, booking, verb="move", at=now, by=SYSTEM, why=about)
-        pools.changed(session, pool)
-    else:
-        service.cancel(session, booking.id, by=SYSTEM, now=now, why=about)
-    notify.send_to_members(
-        session,
-        booking.enterprise_id,
-        about=Sentence("told-moved" if placement else "told-gave-way", number=booking.id, at=booking.starts_at),
-        body=[about],
-        link=f"/bookings/{booking.id}",
-        key=f"maintenance:{booking.id}:{int(starts_at.timestamp())}",
-        now=now,
+    about = {"start": starts_at, "end": ends_at}
+    moved = sum(
+        move_or_cancel(
+            session,
+            pool,
+            clash.booking,
+            moved=Sentence("moved-for-maintenance", **about),
+            cancelled=Sentence("gave-way-to-maintenance", **about),
+            key=f"maintenance:{clash.booking.id}:{int(starts_at.timestamp())}",
+            now=now,
+        )
+        for clash in clashes
     )
-    return placement is not None
+    return window, moved, len(clashes) - moved

@@ -509,6 +509,88 @@ def test_a_late_start_by_the_city_costs_nothing_and_the_time_is_offered_again(to
     assert town.charged(id) == 24 * CARD_HOUR  # three hours for four on the cards
 
 
+# -- failed nodes -----------------------------------------------------------------------------------------------------
+
+
+def fail(desk: Desk, *names: str, now: dt.datetime) -> None:
+    by = desk.town.cast.operator
+    for node in map(desk.town.node, names):
+        desk.do(lambda s, node=node: pools.change_node_state(s, node, NodeState.DOWN, verb="fail", by=by, now=now))
+
+
+def where(town: Town, id: int) -> list[str]:
+    """The nodes on which the booking has hours to come."""
+    names = {town.node(f"h800-n{number:03}"): f"h800-n{number:03}" for number in range(1, 5)}
+    return [names[one.node_id] for one in town.occupancies(id) if one.released_at is None]
+
+
+def test_a_fixed_booking_leaves_a_failed_node_shortly_before_its_hours(town: Town, desk: Desk) -> None:
+    now = town.cast.now
+    id = town.fixed(gpus=8, start_in=1, hours=2)
+    fail(desk, "h800-n001", now=now)
+    desk.pass_(now + 44 * MINUTE)
+    assert where(town, id) == ["h800-n001"]  # it may come back
+    desk.pass_(now + 45 * MINUTE)
+    desk.pass_(now + 46 * MINUTE)
+    assert where(town, id) == ["h800-n002"]
+    assert town.verbs(id).count("move") == 1
+    assert desk.told("lin").count("told-moved") == 1
+    assert town.cycle(now + HOUR) == [id]
+
+
+def test_where_flexible_bookings_can_give_way_no_fixed_one_has_to(town: Town, desk: Desk) -> None:
+    now = town.cast.now
+    town.cycle(now)
+    id, other = town.fixed(gpus=8, start_in=1, hours=2), desk.others(8, start_in=1, hours=2)
+    runs = [town.flexible(gpus=8, hours=10), town.flexible(gpus=8, hours=10)]
+    assert town.cycle(now) == runs
+    fail(desk, "h800-n001", now=now + MINUTE)
+    desk.pass_(now + 50 * MINUTE)
+    assert (where(town, id), where(town, other)) == (["h800-n001"], ["h800-n002"])
+    town.cycle(now + HOUR)
+    town.cycle(now + HOUR + MINUTE)
+    assert (town.state(id), town.state(other)) == (BookingState.RUNNING, BookingState.RUNNING)
+    assert [town.state(one) for one in runs] == [BookingState.RUNNING, BookingState.QUEUED]  # the newest of both
+
+
+def test_the_booking_confirmed_last_gives_way_free_of_charge_when_nothing_else_is_left(town: Town, desk: Desk) -> None:
+    now = town.cast.now
+    id, last = town.fixed(gpus=8, start_in=1, hours=2), desk.others(8, start_in=1, hours=2)
+    fail(desk, "h800-n001", "h800-n003", "h800-n004", now=now)
+    desk.pass_(now + 50 * MINUTE)
+    assert town.state(last) is BookingState.CANCELLED
+    assert town.charged(last) == 0
+    assert where(town, id) == ["h800-n002"]
+    assert desk.told("mei") == ["told-gave-way"]
+    assert town.cycle(now + HOUR) == [id]
+
+
+def test_it_is_moved_rather_than_cancelled_where_its_hours_fit_elsewhere(town: Town, desk: Desk) -> None:
+    cast, now = town.cast, town.cast.now
+    id, last = town.fixed(gpus=8, start_in=1, hours=2), desk.others(8, start_in=2, hours=2)
+    desk.do(
+        lambda s: pools.plan_maintenance(
+            s, cast.pool, node_ids=[town.node("h800-n003")], starts_at=now + HOUR, ends_at=now + 2 * HOUR,
+            reason="更换光模块", by=cast.operator, now=now,
+        ).id
+    )  # fmt: skip
+    fail(desk, "h800-n001", "h800-n004", now=now)
+    assert (where(town, id), where(town, last)) == (["h800-n001"], ["h800-n002"])
+    desk.pass_(now + 50 * MINUTE)
+    assert (where(town, id), where(town, last)) == (["h800-n002"], ["h800-n003"])
+    assert (town.state(id), town.state(last)) == (BookingState.CONFIRMED, BookingState.CONFIRMED)
+
+
+def test_who_was_confirmed_first_gives_way_to_nobody(town: Town, desk: Desk) -> None:
+    now = town.cast.now
+    first, id = town.fixed(gpus=8, start_in=1, hours=2), desk.others(8, start_in=1, hours=2)
+    fail(desk, "h800-n002", "h800-n003", "h800-n004", now=now)
+    desk.pass_(now + 50 * MINUTE)
+    assert (where(town, first), where(town, id)) == (["h800-n001"], ["h800-n002"])
+    assert town.cycle(now + HOUR) == [first]
+    assert town.state(id) is BookingState.CONFIRMED  # it waits for a node, and pays for nothing that it does not get
+
+
 # -- maintenance ------------------------------------------------------------------------------------------------------
 
 
