@@ -1,7 +1,8 @@
 """`python -m scheduler simulate TRACE`: a real workload through the real verbs, in virtual time, on an empty database.
 
-Each tenant of the trace is an enterprise with one allocation, each job a flexible booking. The database stays for
-looking at: set PORTAL_DATABASE_URL to it and start the portal, or run `flask --app wsgi verify`.
+Each tenant of the trace is an enterprise with one allocation, each job a flexible booking; fixed bookings of the
+`--bookings` file are those of one enterprise more. The database stays for looking at: set PORTAL_DATABASE_URL to it and
+start the portal, or run `flask --app wsgi verify`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import datetime as dt
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from heapq import merge
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,13 @@ from compute_portal.usage import queries as usage_queries
 
 from .context import Context, simulation
 from .town import Town
-from .trace import BadRow, Job, TraceError, read, read_shares
+from .trace import BadRow, Booked, Job, TraceError, read, read_bookings, read_shares
 from .virtual import Outcome, VirtualTime, Wish
 
 START = clock.start_of_day(dt.date(2026, 1, 1))
 POOL = "Simulated"
 PROGRAMME = "simulation"
+FIXED = "fixed"  # who books the fixed hours
 
 
 class SimulationError(Exception):
@@ -57,6 +60,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m scheduler simulate", description=__doc__)
     parser.add_argument("trace", type=Path, metavar="TRACE", help="a .csv or .csv.gz file")
     parser.add_argument("--shares", type=Path, help="enterprise,share per line; 1 for those not named")
+    parser.add_argument("--bookings", type=Path, help="fixed bookings: booking_id,announce_s,start_s,end_s,gpus")
     parser.add_argument("--nodes", type=_positive, default=48, help="how many nodes (48)")
     parser.add_argument("--gpus-per-node", type=_positive, default=8, help="GPUs of each (8)")
     parser.add_argument("--database", help="an empty database; a new SQLite file under var/ unless given")
@@ -76,17 +80,23 @@ def _simulate(options: argparse.Namespace, policy: Policy) -> int:
         raise SimulationError("--gpus-per-node: a node has at most 62 GPUs")
     jobs, bad = read(options.trace)
     shares = read_shares(options.shares) if options.shares else {}
+    booked = read_bookings(options.bookings) if options.bookings else []
     if not jobs:
         raise SimulationError(f"{options.trace}: no job in it")
+    if any(job.enterprise == FIXED for job in jobs):
+        raise SimulationError(
+            f"{options.trace}: an enterprise is called {FIXED!r}, as the one that books fixed hours is"
+        )
     database = _empty_database(options.database, options.trace)
-    town = _build(database, jobs, shares, options.nodes, options.gpus_per_node)
+    town = _build(database, jobs, booked, shares, options.nodes, options.gpus_per_node)
     # The trace's own walltimes are the limit here: a rule of the queue is measured, not a rule of the bureau.
     longest = max(1, -(-max(job.walltime for job in jobs) // 3600))
-    bookings = policy.bookings.model_copy(update={"flexible_longest_hours": longest})
+    most = max(1, len(booked))
+    bookings = policy.bookings.model_copy(update={"flexible_longest_hours": longest, "fixed_open_most": most})
     policy = policy.model_copy(update={"bookings": bookings})
     context = simulation(database, policy)
     try:
-        _live(context, policy, town, jobs, bad, options)
+        _live(context, policy, town, jobs, booked, bad, options)
     finally:
         context.leader.release()
         database.dispose()
@@ -94,12 +104,19 @@ def _simulate(options: argparse.Namespace, policy: Policy) -> int:
 
 
 def _live(
-    context: Context, policy: Policy, town: Town, jobs: list[Job], bad: list[BadRow], options: argparse.Namespace
+    context: Context,
+    policy: Policy,
+    town: Town,
+    jobs: list[Job],
+    booked: list[Booked],
+    bad: list[BadRow],
+    options: argparse.Namespace,
 ) -> None:
     began = time.monotonic()
-    with _progress(len(jobs)) as bar:
+    with _progress(len(jobs) + len(booked)) as bar:
         virtual = VirtualTime(context, policy)
-        outcome = virtual.run(_wishes(town, jobs), START, None, bar.update if bar else lambda _n: None)
+        wishes = merge(_wishes(town, jobs), _fixed_wishes(town, booked), key=lambda wish: wish.at)
+        outcome = virtual.run(wishes, START, None, bar.update if bar else lambda _n: None)
         virtual.close_last_months(max(outcome.started.values(), default=START))
     took = time.monotonic() - began
     _report(context.database, outcome, bad, took, options)
@@ -130,7 +147,14 @@ def _empty_database(url: str | None, trace: Path) -> Database:
     return database
 
 
-def _build(database: Database, jobs: list[Job], shares: dict[str, int], nodes: int, gpus_per_node: int) -> Town:
+def _build(
+    database: Database,
+    jobs: Sequence[Job],
+    booked: Sequence[Booked],
+    shares: dict[str, int],
+    nodes: int,
+    gpus_per_node: int,
+) -> Town:
     town = Town(database, START)
     town.official(Role.OPERATOR, "operator@simulation.example", "运营", "Operator")
     town.official(Role.FINANCE, "finance@simulation.example", "财务", "Finance")
@@ -142,6 +166,9 @@ def _build(database: Database, jobs: list[Job], shares: dict[str, int], nodes: i
         # The whole of what a tenant may ever hold at once, so that hours never bind: the queue is what is simulated.
         asked[job.enterprise] += job.gpus * job.walltime
         users.setdefault(job.enterprise, set()).add(job.user)
+    for one in booked:
+        asked[FIXED] += one.gpus * (one.end - one.start)
+        users[FIXED] = {FIXED}
     town.programme(
         PROGRAMME, "模拟计划", "Simulation", pools=[POOL], gpu_seconds=asked.total(), ends_on=ends_on,
         most_gpu_seconds=asked.total(), booking_approval_gpu_seconds=asked.total(),
@@ -180,8 +207,23 @@ def _wishes(town: Town, jobs: list[Job]) -> Iterator[Wish]:
         yield Wish(at, who[job.enterprise, job.user], asked, job.runtime, job.id)
 
 
+def _fixed_wishes(town: Town, booked: Sequence[Booked]) -> Iterator[Wish]:
+    for one in booked:
+        asked = BookingRequest(
+            allocation_id=town.allocations[FIXED, POOL],
+            kind=BookingKind.FIXED,
+            title=one.id,
+            gpus=one.gpus,
+            starts_at=START + dt.timedelta(seconds=one.start),
+            ends_at=START + dt.timedelta(seconds=one.end),
+        )
+        yield Wish(START + dt.timedelta(seconds=one.announce), town.firms[FIXED].members[1], asked, None, one.id)
+
+
 def _report(database: Database, outcome: Outcome, bad: list[BadRow], took: float, options: argparse.Namespace) -> None:
-    runs = list(_runs(database))
+    all_runs = list(_runs(database))
+    runs = [run for run in all_runs if outcome.booked[run.booking_id].asked.kind is BookingKind.FLEXIBLE]
+    fixed = [run for run in all_runs if outcome.booked[run.booking_id].asked.kind is BookingKind.FIXED]
     waits = [
         clock.seconds_between(outcome.booked[run.booking_id].at, run.started_at)
         for run in runs
@@ -200,16 +242,20 @@ def _report(database: Database, outcome: Outcome, bad: list[BadRow], took: float
     for reason, count in sorted(outcome.refused.items()):
         _say(f"refused   {count:,} bookings: {reason}")
     _say(f"bookings  {len(runs):,}; charged exactly gpus x min(runtime, walltime): {exact:,}")
+    if fixed:
+        on_time = sum(run.started_at == outcome.booked[run.booking_id].asked.starts_at for run in fixed)
+        exact = sum(run.charged_gpu_seconds == _due(outcome.booked[run.booking_id]) for run in fixed)
+        _say(f"fixed     {len(fixed):,}; started on time: {on_time:,}; charged exactly gpus x window: {exact:,}")
     _say(f"charged   {charged:,} GPU-seconds")
     if waits:
         _say(f"waits     mean {sum(waits) / len(waits):,.1f} s, longest {max(waits):,} s")
     _say(f"closed    {statements:,} statements")
-    _say(f"took      {took:,.1f} s, {len(runs) / took:,.1f} bookings/s, {outcome.cycles:,} cycles")
+    _say(f"took      {took:,.1f} s, {len(all_runs) / took:,.1f} bookings/s, {outcome.cycles:,} cycles")
     _say(f"database  {database.url.render_as_string(hide_password=True)}")
 
 
 def _due(wish: Wish) -> int:
-    """What the booking must have been charged: gpus × min(runtime, walltime)."""
+    """What the booking must have been charged: gpus × min(runtime, walltime); of a fixed one its window."""
     run = wish.asked.seconds if wish.run_seconds is None else min(wish.run_seconds, wish.asked.seconds)
     return wish.asked.gpus * run
 

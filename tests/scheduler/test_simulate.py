@@ -65,6 +65,23 @@ def empty(database: Database) -> Database:
     return database
 
 
+def test_fixed_bookings_beside_a_trace_start_on_time_and_are_charged_their_window(
+    empty: Database, trace: Path, tmp_path: Path, policy: Policy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, booked = tmp_path / "out.csv", tmp_path / "bookings.csv"
+    booked.write_text("booking_id,announce_s,start_s,end_s,gpus\nF1,100,7200,14400,8\nF2,100,7200,14400,8\n")
+    options = ["--nodes", "2", "--gpus-per-node", "8", "--out", str(out), "--bookings", str(booked)]
+    assert run([str(trace), "--database", url_of(empty), *options], policy) == 0
+    said = capsys.readouterr().out
+    assert "refused   1 bookings: fixed-share-full" in said  # no more than half of the pool in any hour
+    assert "bookings  4; charged exactly gpus x min(runtime, walltime): 4" in said
+    assert "fixed     1; started on time: 1; charged exactly gpus x window: 1" in said
+    with empty.read_only() as session:
+        assert list(verify.run(session)) == []
+    with out.open(newline="") as file:
+        assert [row["job_id"] for row in csv.DictReader(file)] == ["a", "b", "c", "d"]
+
+
 def test_every_job_is_charged_exactly_and_the_database_holds(
     empty: Database, trace: Path, tmp_path: Path, policy: Policy, capsys: pytest.CaptureFixture[str]
 ) -> None:
