@@ -16,6 +16,7 @@ runs only as long as such bookings do.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,32 +55,36 @@ def _starts(
     board = snapshot.availability.board(snapshot.now)
     gpus = _Gpus(board, snapshot, ends)
     slots = {id: _slots(limit, _used(snapshot, ends, id), snapshot.now) for id, limit in snapshot.limits.items()}
-    powered = _powered(board, snapshot, ends)
+    caps = _caps(board, snapshot, ends)
     starts: dict[int, int] = {}
     for one in order:
-        held_by = [each for each in (slots.get(one.enterprise_id), powered) if each is not None]
+        mine = slots.get(one.enterprise_id)
         after = max(snapshot.now, one.not_before)
-        for each in held_by:
-            after = max(after, int(each[one.gpus - 1]) if one.gpus <= len(each) else NEVER)
+        if mine is not None:
+            after = max(after, int(mine[one.gpus - 1]) if one.gpus <= len(mine) else NEVER)
         if after >= NEVER or (one.gpu_seconds_left or NEVER) < one.gpus * one.seconds:
             continue
         start, found = gpus.find(one.gpus, one.seconds, after)
-        if start >= NEVER or start + one.seconds > one.allocation_ends_at:
+        while start < (allowed := max((cap.allows(one, start) for cap in caps), default=start)) < NEVER:
+            start, found = gpus.find(one.gpus, one.seconds, allowed)
+        if max(start, allowed) >= NEVER or start + one.seconds > one.allocation_ends_at:
             continue
         starts[one.booking_id] = start
         if one.booking_id in asking:
             continue
         over = start + runs.get(one.booking_id, one.seconds)
         gpus.take(found, start, over)
-        for each in held_by:
-            each[: one.gpus] = over
-            each.sort()
+        for each in (mine, *(cap.slots for cap in caps if start < cap.end and over > cap.start)):
+            if each is not None:
+                each[: one.gpus] = over
+                each.sort()
     return starts
 
 
 def _slots(limit: int, used: Sequence[int], now: int) -> Ints:
     """Since when each of so many GPUs is not used, ascending; `used`: when those that are in use will be over."""
-    return np.array(sorted([now] * max(0, limit - len(used)) + sorted(used)[: max(0, limit)]), np.int64)
+    over = max(0, len(used) - limit)  # a limit that was lowered: so many must be over before the first slot is free
+    return np.array([now] * max(0, limit - len(used)) + sorted(used)[over:], np.int64)
 
 
 def _used(snapshot: Snapshot, ends: Mapping[int, int], enterprise_id: int | None = None) -> list[int]:
@@ -92,18 +97,39 @@ def _used(snapshot: Snapshot, ends: Mapping[int, int], enterprise_id: int | None
     ]
 
 
-def _powered(board: Board, snapshot: Snapshot, ends: Mapping[int, int]) -> Ints | None:
-    """The GPUs that a cap on power allows now, as slots, and the others when it is over; None without one.
+class _Cap(NamedTuple):
+    """In [start, end) power allows so many GPUs at once as there are slots: since when each is not used."""
 
-    Caps of hours to come are not looked at until they begin.
-    """
-    now = snapshot.now
-    in_force = [(gpus, end) for start, end, gpus in board.caps if start <= now < end]
-    if not in_force:
-        return None
-    limit, until = min(in_force)
-    more = np.full(max(0, sum(board.gpus) - limit), min(NEVER, until), np.int64)
-    return np.append(_slots(limit, _used(snapshot, ends), now), more)
+    start: int
+    end: int
+    slots: Ints
+
+    def allows(self, one: Waiting, start: int) -> int:
+        """The first instant from `start` on at which this cap lets it run as long as it may."""
+        if start >= self.end or start + one.seconds <= self.start:
+            return start
+        ready = int(self.slots[one.gpus - 1]) if one.gpus <= len(self.slots) else self.end
+        return start if ready <= max(start, self.start) else min(ready, self.end)
+
+
+def _caps(board: Board, snapshot: Snapshot, ends: Mapping[int, int]) -> list[_Cap]:
+    """Caps in force and to come, each with what runs into it and the fixed bookings in its hours."""
+    running = _used(snapshot, ends)
+    return [
+        _Cap(
+            start,
+            end,
+            _slots(
+                limit,
+                [until for until in running if until > start]
+                + [
+                    until for begins, until, gpus in board.to_use if begins < end and until > start for _ in range(gpus)
+                ],
+                snapshot.now,
+            ),
+        )
+        for start, end, limit in board.caps
+    ]
 
 
 Found = list[tuple[int, int]]  # (node, GPUs of it)

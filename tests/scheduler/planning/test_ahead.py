@@ -90,6 +90,24 @@ def test_a_cap_on_power_is_looked_at_while_it_holds() -> None:
         assert look_ahead(capped.snapshot(), {}, {}) == {1: NOW, 2: second}
 
 
+def test_a_cap_to_come_is_looked_at_by_whoever_would_run_into_it() -> None:
+    noon = NOW + 7_200
+    world = the_pool([waits(1, gpus=4, minutes=120), waits(2, gpus=4, minutes=300), waits(3, gpus=4, minutes=120)])
+    assert look_ahead(world.snapshot(), {}, {}) == {1: NOW, 2: NOW, 3: noon}
+    # the first is over before it begins, the second runs into it; beside that one the third has no power until it ends
+    capped = dataclasses.replace(world, caps=[Cap(noon, noon + 7_200, 4)])
+    assert look_ahead(capped.snapshot(), {}, {}) == {1: NOW, 2: NOW, 3: noon + 7_200}
+    dark = dataclasses.replace(world, caps=[Cap(noon, noon + 7_200, 0)])
+    assert look_ahead(dark.snapshot(), {}, {}) == {1: NOW, 2: noon + 7_200, 3: NOW}
+
+
+def test_a_fixed_booking_uses_power_of_a_cap_to_come() -> None:
+    noon = NOW + 7_200
+    fixed = Occupied(1, 15, noon, noon + 3_600, True)
+    world = dataclasses.replace(the_pool([waits(1, gpus=4, minutes=300)], fixed), caps=[Cap(noon, noon + 7_200, 4)])
+    assert look_ahead(world.snapshot(), {}, {}) == {1: noon + 3_600}
+
+
 def test_a_long_run_is_not_expected_to_begin_before_a_fixed_booking_that_it_would_reach() -> None:
     fixed = [Occupied(node, 15, NOW + 1_800, NOW + 9_000, True) for node in (1, 2)]
     world = the_pool([waits(1, minutes=60), waits(2, minutes=20)], *fixed)
