@@ -54,6 +54,8 @@ class HandOver:
     allocation_ends_at: dt.datetime
 
 
+# So long before its hours the engine hears of a fixed booking: time to find other cards, should a node have failed.
+AHEAD = dt.timedelta(minutes=2)
 # Statements that every cycle runs are made once: making one costs more than running it.
 A, B = ATTEMPTS.c, BOOKINGS.c
 _WAITING = (
@@ -61,7 +63,7 @@ _WAITING = (
     .where(
         B.under_way.is_(False),
         B.state.in_((BookingState.QUEUED, BookingState.CONFIRMED)),
-        sa.or_(B.starts_at.is_(None), B.starts_at <= sa.bindparam("now")),
+        sa.or_(B.starts_at.is_(None), B.starts_at <= sa.bindparam("soon")),
     )
     .order_by(B.id)
     .limit(1000)
@@ -103,11 +105,11 @@ _RECORD = (
 
 
 def list_waiting(session: Reader, now: dt.datetime) -> tuple[list[int], list[int]]:
-    """Bookings without an attempt under way: flexible ones and fixed ones whose time has come, to be handed over; and
-    fixed ones whose window passed meanwhile."""
+    """Bookings without an attempt under way: flexible ones and fixed ones whose hours begin soon, to be handed over;
+    and fixed ones whose window passed meanwhile."""
     to_hand_over: list[int] = []
     missed: list[int] = []
-    for id, ends_at in session.execute(_WAITING, {"now": now}):
+    for id, ends_at in session.execute(_WAITING, {"soon": now + AHEAD}):
         (to_hand_over if ends_at is None or ends_at > now else missed).append(id)
     return to_hand_over, missed
 

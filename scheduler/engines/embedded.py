@@ -409,6 +409,8 @@ class EmbeddedEngine:
                 for fixed in list(queue.fixed.values()):
                     if fixed.starts_at <= now:
                         placed |= self._start_fixed(pool_id, queue, fixed, now)
+                    else:
+                        placed |= self._prepare_fixed(pool_id, queue, fixed, now)
                 placed |= self._start_flexible(pool_id, queue, now)
             return placed
 
@@ -662,6 +664,26 @@ class EmbeddedEngine:
             )  # fmt: skip
         return True
 
+    def _prepare_fixed(self, pool_id: int, queue: _Queue, fixed: _Fixed, now: dt.datetime) -> bool:
+        """Where a node of its own failed: other GPUs for its hours, for which others give way. Whether that changed
+        anything."""
+        with self._database.look() as session:
+            own = session.execute(OWN, {"booking": fixed.booking_id}).all()
+        if all(state is NodeState.UP for _node, _mask, state in own):
+            return False
+
+        def work(session: Session) -> None:
+            pool = pools.lock_pool(session, pool_id)
+            if session.scalar(sa.select(Booking.state).where(Booking.id == fixed.booking_id)) is BookingState.CONFIRMED:
+                _move(session, pool, fixed, now)
+
+        try:
+            self._fence.transaction(work)
+        except _NoRoom:
+            return self._make_room(pool_id, queue, fixed, now)
+        queue.forget()
+        return True
+
     def _put(self, queue: _Queue, placed: _Placed, now: dt.datetime) -> None:
         queue.put(placed)
         self._note(now, Observation(placed.key, LeaseState.PLACED, placed.nodes, placed.placed_at, placed.until_at))
@@ -672,7 +694,8 @@ class EmbeddedEngine:
         Their GPUs are the fixed booking's as soon as access to them is taken back: until then nobody else gives way.
         Says whether somebody did.
         """
-        second, end = int(now.timestamp()), int(fixed.ends_at.timestamp())
+        start, end = max(fixed.starts_at, now), int(fixed.ends_at.timestamp())
+        second = int(start.timestamp())
         with self._database.look() as session:
             pool = session.execute(THIS_POOL, {"pool": pool_id}).one()
             availability = pool_queries.load_availability(session, pool, now)
@@ -681,8 +704,9 @@ class EmbeddedEngine:
         if all(state is NodeState.UP for _node, _mask, state in own):
             self._keep_waiting(fixed, now)
             return False
+        # Asked about its hours only: what ends before them is not in its way.
         availability.vacate([tuple((node, mask) for node, mask, _state in own), *fixed.given_way], second)
-        flexible = [one for one in queue.placed.values() if not one.fixed]
+        flexible = [one for one in queue.placed.values() if not one.fixed and one.until_at > start]
         flexible.sort(key=lambda one: (one.placed_at, one.booking_id), reverse=True)
         giving: list[_Placed] = []
         while not availability.fits(fixed.gpus, second, end) and flexible:
@@ -698,6 +722,8 @@ class EmbeddedEngine:
         return True
 
     def _keep_waiting(self, fixed: _Fixed, now: dt.datetime) -> None:
+        if fixed.starts_at > now:
+            return
         reason = Sentence("wait-nodes-down")
         if fixed.reason != reason:
             log.error("fixed booking cannot start", extra={"key": fixed.key})
@@ -977,9 +1003,10 @@ def _move(session: Session, pool: Pool, fixed: _Fixed, now: dt.datetime) -> Plac
     )
     pools.vacate(session, fixed.booking_id, given_until=given_until, at=now)
     availability = pool_queries.load_availability(session, pool, now)
-    placement = availability.place(fixed.gpus, int(now.timestamp()), int(fixed.ends_at.timestamp()))
+    start = max(fixed.starts_at, now)
+    placement = availability.place(fixed.gpus, int(start.timestamp()), int(fixed.ends_at.timestamp()))
     if placement is None:
         raise _NoRoom
-    pools.occupy(session, pool, fixed.booking_id, placement, fixed=True, starts_at=now, ends_at=fixed.ends_at)
+    pools.occupy(session, pool, fixed.booking_id, placement, fixed=True, starts_at=start, ends_at=fixed.ends_at)
     pools.changed(session, pool)
     return placement

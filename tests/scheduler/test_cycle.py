@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +24,7 @@ from compute_portal.policy import Order, PoolQueuePolicy
 from compute_portal.pools import service as pools
 from compute_portal.pools.models import Instruction, Node, Pool
 from compute_portal.pools.states import InstructionState, NodeState
-from scheduler import cycle, news
+from scheduler import changes, cycle, news
 from scheduler.context import rules_by_pool, rules_of
 from scheduler.engines.embedded import EmbeddedEngine
 from scheduler.planning.rules import Rules
@@ -293,6 +295,50 @@ def test_when_its_node_fails_the_newest_flexible_booking_gives_way_to_a_fixed_on
     # It comes back as often as it must: to give way is no failure of its own.
     town.cycle(now + 3 * HOUR + MINUTE)
     assert town.state(newest) is BookingState.RUNNING
+
+
+def test_flexible_bookings_give_way_in_time_for_the_fixed_one_to_start_to_the_second(town: Town) -> None:
+    now = town.cast.now
+    fixed, failed = town.fixed(gpus=16, start_in=1, hours=2), now + 30 * MINUTE
+    runs = [town.flexible(gpus=8, hours=10), town.flexible(gpus=8, hours=10)]
+    assert town.cycle(now) == runs
+    down(town, "h800-n001", failed)
+    town.cycle(failed)
+    town.flexible(gpus=8, hours=10)  # would like the cards that the fixed booking is about to get
+    for at in (HOUR - 3 * MINUTE, HOUR - 2 * MINUTE, HOUR - MINUTE, HOUR):
+        started = town.cycle(now + at)
+    assert fixed in started
+    assert town.attempt(fixed).placed_at == now + HOUR
+    assert [town.state(id) for id in runs] == [BookingState.RUNNING, BookingState.QUEUED]
+    town.cycle(now + 3 * HOUR)
+    town.meter(now + 3 * HOUR)
+    assert town.charged(fixed) == 16 * 2 * 3600
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("ROUNDS", "2"))))
+def test_whatever_waits_and_fails_fixed_bookings_start_to_the_second_while_enough_nodes_are_up(
+    town: Town, seed: int
+) -> None:
+    chance, rules = random.Random(seed), town.policy.bookings
+    names = [f"h800-n{number:03}" for number in range(1, 5)]
+    start = town.cast.now + HOUR
+    ours = town.fixed(gpus=8, start_in=1, hours=2)
+    theirs = town.cast.submit(
+        town.cast.fixed(8, 1, 2, allocation_id=town.cast.other_allocation), rules, by=town.cast.stranger
+    )
+    now = town.cast.now
+    while now < start - 5 * MINUTE:
+        for _ in range(chance.randrange(4)):
+            town.flexible(gpus=chance.choice((1, 4, 8, 16)), hours=chance.choice((0.2, 1, 10)), now=now)
+        town.cycle(now)
+        now += chance.randrange(1, 20) * MINUTE
+    broken = chance.sample(names, chance.randrange(3))
+    for name in broken:
+        down(town, name, start - 4 * MINUTE)
+    for before in (4, 3, 2, 1, 0):
+        town.cycle(start - before * MINUTE)
+        changes.run(town.context, start - before * MINUTE)
+    assert [town.attempt(id).placed_at for id in (ours, theirs)] == [start, start], broken
 
 
 def test_nothing_starts_above_a_power_cap_but_what_was_confirmed_before_it(town: Town) -> None:
