@@ -19,9 +19,12 @@ class Entry(NamedTuple):
     label: str
     permission: Permission
 
-    @property
-    def address(self) -> str:
-        return address(self.endpoint)
+
+class Link(NamedTuple):
+    """An entry as a page shows it; `label` is a msgid."""
+
+    address: str
+    label: str
 
 
 def address(endpoint: str, **values: Any) -> str:
@@ -29,9 +32,10 @@ def address(endpoint: str, **values: Any) -> str:
 
     Where all that varies is numbers, the address is built once for where the portal is mounted, then only filled in.
     """
-    if all(type(value) is int and value >= 0 for value in values.values()):
-        return _pattern(request.script_root, endpoint, tuple(values)) % values
-    return url_for(endpoint, **values)
+    for value in values.values():
+        if type(value) is not int:
+            return url_for(endpoint, **values)
+    return _pattern(request.script_root, endpoint, tuple(values)) % values
 
 
 @cache
@@ -48,19 +52,19 @@ class Group(NamedTuple):
     """Entries under "More" that belong together; `label` is a msgid."""
 
     label: str
-    entries: tuple[Entry, ...]
+    links: tuple[Link, ...]
 
 
 class Menu(NamedTuple):
-    """What one person finds: side by side, and under "More"; `here` is the entry of the page that is shown."""
+    """What one person finds: side by side, and under "More"; `here` is the address of the closest page of these."""
 
-    first: tuple[Entry, ...]
+    first: tuple[Link, ...]
     more: tuple[Group, ...]
-    here: Entry | None
+    here: str | None
 
     @property
     def is_below(self) -> bool:
-        return any(self.here in group.entries for group in self.more)
+        return any(link.address == self.here for group in self.more for link in group.links)
 
 
 P = Permission
@@ -176,24 +180,30 @@ MORE_BUREAU: tuple[tuple[str, tuple[Entry, ...]], ...] = (
 def menu_for(person: Person | None) -> Menu:
     """What this person finds in the header, only what may be opened."""
     roles, permissions = (None, None) if person is None else (person.actor.roles, person.actor.permissions)
-    first, more = _open_to(roles, permissions)
-    homes = _homes(request.script_root, first, more)
+    first, more, homes = _open_to(request.script_root, roles, permissions)
     return Menu(first, more, _closest(homes))
 
 
 @cache
 def _open_to(
-    roles: frozenset[Role] | None, permissions: frozenset[Permission] | None
-) -> tuple[tuple[Entry, ...], tuple[Group, ...]]:
-    """Side by side, and under "More"; without roles what everybody finds."""
+    mounted_at: str, roles: frozenset[Role] | None, permissions: frozenset[Permission] | None
+) -> tuple[tuple[Link, ...], tuple[Group, ...], frozenset[str]]:
+    """Side by side, under "More", and all their addresses; without roles what everybody finds."""
     if roles is None or permissions is None:
-        return PUBLIC, ()
-    first = tuple(entry for entry in _first_of(roles) if entry.permission in permissions)
-    groups = [
-        Group(label, tuple(entry for entry in entries if entry.permission in permissions and entry not in first))
-        for label, entries in (MORE_BUREAU if roles & BUREAU_ROLES else MORE_ENTERPRISE)
-    ]
-    return first, tuple(group for group in groups if group.entries)
+        first, below = PUBLIC, []
+    else:
+        first = tuple(entry for entry in _first_of(roles) if entry.permission in permissions)
+        below = [
+            (label, [entry for entry in entries if entry.permission in permissions and entry not in first])
+            for label, entries in (MORE_BUREAU if roles & BUREAU_ROLES else MORE_ENTERPRISE)
+        ]
+    more = tuple(Group(label, tuple(map(_link, entries))) for label, entries in below if entries)
+    links = [*map(_link, first), *(link for group in more for link in group.links)]
+    return tuple(map(_link, first)), more, frozenset(link.address for link in links)
+
+
+def _link(entry: Entry) -> Link:
+    return Link(address(entry.endpoint), entry.label)
 
 
 def _first_of(roles: frozenset[Role]) -> tuple[Entry, ...]:
@@ -202,14 +212,9 @@ def _first_of(roles: frozenset[Role]) -> tuple[Entry, ...]:
     return {frozenset({Role.OPERATOR}): OPERATOR, frozenset({Role.FINANCE}): FINANCE}.get(roles, BUREAU)
 
 
-@cache
-def _homes(mounted_at: str, first: tuple[Entry, ...], more: tuple[Group, ...]) -> dict[str, Entry]:
-    return {entry.address: entry for entry in [*first, *(entry for group in more for entry in group.entries)]}
-
-
-def _closest(homes: dict[str, Entry]) -> Entry | None:
+def _closest(homes: frozenset[str]) -> str | None:
     """An entry stands for its own page and all below it, whichever feature shows them; the closest one is marked."""
-    path = request.path
+    path = request.script_root + request.path
     while path and path not in homes:
         path = path.rpartition("/")[0]
-    return homes.get(path)
+    return path or None

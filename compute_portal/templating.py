@@ -63,6 +63,7 @@ class Environment(FlaskEnvironment):
         env = self.overlay(loader=_Translated(loader, language_))
         env.filters = self.filters | _filters(language_)
         env.globals = self.globals | _globals(language_)
+        env.globals["drawn_state"] = _drawing(env)
         return env
 
     def make_globals(self, d: Any) -> Any:
@@ -161,6 +162,17 @@ def _globals(language_: Language) -> dict[str, Any]:
         return Markup(language.ngettext(language_, one, many, n)) % {"num": n, **values}  # noqa: S704
 
     return {"_": text, "ngettext": number_of, "language": lambda: language_, "html_lang": lambda: HTML_LANG[language_]}
+
+
+def _drawing(env: jinja2.Environment) -> Callable[[str, str, str], Markup]:
+    """`state_picture` of macros.html, drawn once for each state: a list shows one in every row."""
+
+    @cache
+    def drawn_state(kind: str, state: str, size: str) -> Markup:
+        macros: Any = env.get_template("macros.html").module
+        return Markup(macros.state_picture(kind, state, size))  # noqa: S704
+
+    return drawn_state
 
 
 @cache
