@@ -310,9 +310,12 @@ def require(by: Actor, permission: Permission) -> None:
 
 def visible(query: sa.Select[*Columns], enterprise_id: Any, by: Actor) -> sa.Select[*Columns]:
     """Narrow a query to the rows this actor may see: the bureau and the system all, a member the own enterprise's."""
-    if by is SYSTEM or by.is_bureau:
-        return query
-    return query.where(enterprise_id == by.enterprise_id)
+    return query if sees_all(by) else query.where(enterprise_id == by.enterprise_id)
+
+
+def sees_all(by: Actor) -> bool:
+    """The bureau and the system see every enterprise's rows."""
+    return by is SYSTEM or by.is_bureau
 
 
 def must_see(thing: M | None, by: Actor) -> M:

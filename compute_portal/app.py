@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 import time
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 import structlog
-from flask import Blueprint, Flask, Response, current_app, g, jsonify, make_response, render_template, request, url_for
+from flask import Blueprint, Flask, Response, current_app, g, jsonify, make_response, render_template, request
 from flask.typing import ResponseReturnValue
 from flask_login import LoginManager
 from flask_wtf.csrf import CSRFError, CSRFProtect
-from jinja2 import StrictUndefined
-from markupsafe import Markup
 from werkzeug.exceptions import HTTPException, SecurityError
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import IntegerConverter
 
 from config.settings import Settings
 
-from . import badges, clock, guard, language, metrics, navigation, schema
-from .access import Role
+from . import clock, guard, metrics, schema, templating
 from .allocations.views import allocation_changes, allocation_reports
 from .allocations.views import blueprint as allocations
 from .announcements.views import blueprint as announcements
@@ -42,10 +37,9 @@ from .desk.views import blueprint as desk
 from .enterprises.views import blueprint as enterprises
 from .feeds.views import blueprint as feeds
 from .files.views import blueprint as files
-from .forms import a_form_key
 from .gauges import Gauges
 from .guard import Portal, public
-from .language import HTML_LANG, N_
+from .language import N_
 from .notices.views import blueprint as notices
 from .people.views import blueprint as people
 from .policy import Policy, load_policy
@@ -148,7 +142,7 @@ def create_app(settings: Settings, database: Database | None = None, policy: Pol
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
     # An unhandled exception is logged once, by _incident, with the number that the reader sees.
     app.log_exception = lambda exc_info: None  # type: ignore[method-assign]
-    _speak(app)
+    templating.equip(app)
     app.before_request(_begin)
     app.before_request(guard.check)
     CSRFProtect(app)
@@ -174,118 +168,8 @@ def _know_people(app: Flask) -> None:
     """flask-login asks us who a request comes from; its own cookies and session entries are not used."""
     login = LoginManager()
     login.session_protection = None
-    login.init_app(app)
+    login.init_app(app, add_context_processor=False)
     login.request_loader(lambda _request: guard.person())
-
-
-# -- words and pictures for templates
-
-
-def _speak(app: Flask) -> None:
-    env = app.jinja_env
-    env.undefined = StrictUndefined
-    env.trim_blocks = env.lstrip_blocks = True
-    env.filters.update(
-        amount=lambda micro: "–" if micro is None else language.amount(micro, guard.language()),
-        clock_duration=language.clock_duration,
-        count=lambda number: language.count(number, guard.language()),
-        day=lambda value, **options: language.day(value, guard.language(), **options),
-        duration=lambda seconds: language.duration(seconds, guard.language()),
-        exact=language.exact,
-        hours=lambda seconds: language.hours(seconds, guard.language()),
-        hours_exact=lambda seconds: language.hours_exact(seconds, guard.language()),
-        moment=lambda instant: language.moment(instant, guard.language(), guard.now()),
-        money=lambda micro: language.money(micro, guard.language()),
-        month_name=lambda month: language.month_name(month, guard.language()),
-        name_of=name_of,
-        percent=language.percent,
-        say=say,
-        translated=lambda text: language.gettext(guard.language(), str(text)),
-    )
-    env.globals.update(
-        _=_text,
-        a_form_key=a_form_key,
-        announced=guard.announced,
-        badge=badges.badge,
-        happened=badges.happened,
-        html_lang=lambda: HTML_LANG[guard.language()],
-        home=guard.home,
-        language=guard.language,
-        ngettext=_number_of,
-        navigation=lambda: navigation.menu_for(guard.person()),
-        now=guard.now,
-        other_page=_other_page,
-        person=guard.person,
-        role_names=ROLE_NAMES,
-        settings=app.extensions["portal"].settings,
-        static=_static,
-        theme=guard.theme,
-        this_page=guard.this_page,
-    )
-
-
-# What templates say `_("…")` with. Jinja's own extension looks the translator up in the context of every call: a fifth
-# of the time of a page, which says two hundred texts. Values are escaped; the texts are ours.
-
-
-def _text(text: str, /, **values: Any) -> Markup:
-    translated = _marked_up(guard.language(), text)
-    return translated % values if values else _without_values(translated)
-
-
-def _number_of(one: str, many: str, n: int, /, **values: Any) -> Markup:
-    return Markup(language.ngettext(guard.language(), one, many, n)) % {"num": n, **values}  # noqa: S704
-
-
-@cache
-def _marked_up(language_: language.Language, text: str) -> Markup:
-    return Markup(language.gettext(language_, text))  # noqa: S704
-
-
-@cache
-def _without_values(translated: Markup) -> Markup:
-    """Where nothing is put in, `%%` is a per cent sign all the same."""
-    return translated % {}
-
-
-ROLE_NAMES: dict[Role, str] = {
-    Role.MEMBER: N_("member"),
-    Role.MANAGER: N_("enterprise manager"),
-    Role.OPERATOR: N_("operator"),
-    Role.FINANCE: N_("finance"),
-    Role.AUDITOR: N_("auditor"),
-    Role.ADMIN: N_("administrator"),
-}
-
-
-def name_of(thing: Any) -> str:
-    """A row's name in the reader's language: people, enterprises and programmes may have an English one."""
-    return str((guard.language() == "en" and getattr(thing, "name_en", None)) or thing.name)
-
-
-def say(what: Sentence | dict[str, Any] | str | None) -> str:
-    """A Sentence, or one as it is stored in a row, in words; a text is a msgid or translated already."""
-    if what is None:
-        return ""
-    if isinstance(what, str):
-        return language.gettext(guard.language(), what)
-    sentence = Sentence.from_json(what) if isinstance(what, dict) else what
-    return language.say(sentence, guard.language()) if sentence is not None else ""
-
-
-def _other_page(number: int) -> str:
-    """The address of this list at another page, filters kept."""
-    return url_for(request.endpoint or "", **{**(request.view_args or {}), **request.args.to_dict(), "page": number})
-
-
-def _static(filename: str) -> str:
-    """The address of a static file with its content's hash: it may be kept for a year."""
-    return url_for("static", filename=filename, v=_file_hash(filename))
-
-
-@cache
-def _file_hash(filename: str) -> str:
-    return hashlib.sha256((Path(__file__).parent / "static" / filename).read_bytes()).hexdigest()[:12]
 
 
 # -- around every request

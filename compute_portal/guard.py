@@ -273,7 +273,7 @@ def one_time(form_key: str | None, work: Callable[[Session], T], result: Callabl
 
 
 def person() -> Person | None:
-    """Who is signed in, loaded once per request: two queries."""
+    """Who is signed in, loaded once per request: one query."""
     state = _state()
     if not state.person_known:
         state.person = _find_person()
@@ -301,10 +301,10 @@ def _find_person() -> Person | None:
     token = request.cookies.get(portal().settings.cookie_name)
     if not token:
         return None
-    found = signin.find_signed_in(read(), token, now=now(), idle_minutes=portal().policy.sign_in.idle_minutes)
-    if found is None:
+    known = enterprises.find_signed_in(read(), token, now=now(), idle_minutes=portal().policy.sign_in.idle_minutes)
+    if known is None:
         return None
-    standing = enterprises.standing_of(read(), found.user_id)
+    found, standing = known
     if found.viewing_user_id is not None and (viewed := _viewed(found, standing)) is not None:
         return viewed
     place = standing.place_for(found.enterprise_id)

@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Callable
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -187,7 +187,9 @@ def percent(part: int, whole: int) -> str:
     return f"{units.round_half_up(100 * part, whole)}%" if whole else "–"
 
 
+@lru_cache(4_096)
 def day(value: dt.date, language: Language, *, year: bool = True, weekday: bool = False) -> str:
+    """Kept, because Babel takes longer to format one day than a page to read a row."""
     if language == "zh":
         text = f"{value.year}年{value.month}月{value.day}日" if year else f"{value.month}月{value.day}日"
         return f"{text} {format_date(value, 'EEE', locale=_LOCALES['zh'])}" if weekday else text
@@ -198,16 +200,17 @@ def day(value: dt.date, language: Language, *, year: bool = True, weekday: bool 
 def moment(instant: dt.datetime, language: Language, now: dt.datetime | None = None) -> str:
     """'today 18:00', 'Fri 20 Nov 20:00': Beijing time, with the weekday because people plan by it."""
     local = instant.astimezone(clock.SHANGHAI)
-    time = local.strftime("%H:%M")
-    if now is not None:
-        away = (local.date() - clock.day_of(now)).days
-        near = {-1: N_("yesterday"), 0: N_("today"), 1: N_("tomorrow")}.get(away)
-        if near:
-            return f"{gettext(language, near)} {time}"
-        year = local.year != clock.day_of(now).year
-    else:
-        year = False
-    return f"{day(local.date(), language, year=year, weekday=True)} {time}"
+    on, time = local.date(), f"{local.hour:02}:{local.minute:02}"
+    if now is None:
+        return f"{day(on, language, year=False, weekday=True)} {time}"
+    today = clock.day_of(now)
+    near = _NEAR.get((on - today).days)
+    if near:
+        return f"{gettext(language, near)} {time}"
+    return f"{day(on, language, year=on.year != today.year, weekday=True)} {time}"
+
+
+_NEAR = {-1: N_("yesterday"), 0: N_("today"), 1: N_("tomorrow")}
 
 
 def exact(instant: dt.datetime) -> str:
@@ -220,6 +223,7 @@ def typed(instant: dt.datetime) -> str:
     return instant.astimezone(clock.SHANGHAI).strftime("%Y-%m-%d %H:%M")
 
 
+@lru_cache(1_024)
 def month_name(month: str, language: Language) -> str:
     year, number = month.split("-")
     if language == "zh":
@@ -253,8 +257,8 @@ _FORMATS: dict[str, Callable[[Value, Language], str]] = {
     "count": lambda v, lang: count(v, lang),  # type: ignore[arg-type]
     "hours": lambda v, lang: hours(v, lang),  # type: ignore[arg-type]
     "money": lambda v, lang: money(v, lang),  # type: ignore[arg-type]
-    "day": lambda v, lang: day(v, lang),  # type: ignore[arg-type]
+    "day": lambda v, lang: day(v, lang),
     "time": lambda v, lang: moment(v, lang),  # type: ignore[arg-type]
     "duration": lambda v, lang: duration(v, lang),  # type: ignore[arg-type]
-    "month": lambda v, lang: month_name(v, lang),  # type: ignore[arg-type]
+    "month": lambda v, lang: month_name(v, lang),
 }

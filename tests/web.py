@@ -33,17 +33,20 @@ _KEY = re.compile(r'name="form_key" value="([^"]+)"')
 
 
 class _Compiled(BytecodeCache):
-    """What Jinja made of a template, for every app of this process: compiling was half the time of a page's test."""
+    """What Jinja made of a template, for every app of this process: compiling was half the time of a page's test.
+
+    Kept by the source too, because each language has its own.
+    """
 
     def __init__(self) -> None:
-        self.code: dict[str, bytes] = {}
+        self.code: dict[tuple[str, str], bytes] = {}
 
     def load_bytecode(self, bucket: Bucket) -> None:
-        if bucket.key in self.code:
-            bucket.bytecode_from_string(self.code[bucket.key])
+        if code := self.code.get((bucket.key, bucket.checksum)):
+            bucket.bytecode_from_string(code)
 
     def dump_bytecode(self, bucket: Bucket) -> None:
-        self.code[bucket.key] = bucket.bytecode_to_string()
+        self.code[bucket.key, bucket.checksum] = bucket.bytecode_to_string()
 
 
 Flask.jinja_options = {"bytecode_cache": _Compiled()}

@@ -300,59 +300,10 @@ def list_open_items(session: Session, by: Actor) -> list[OpenItem]:
     return sorted(items, key=lambda item: (item.until or never, item.thing.LIFE.kind, item.thing.id))
 
 
-def list_usable(session: Session, by: Actor, now: dt.datetime) -> list[AllocationRow]:
-    """What a member may book on now: active, not ended; the one that ends first comes first (the form's default)."""
-    today = clock.day_of(now)
-    return _rows(
-        session,
-        visible(_joined(), Allocation.enterprise_id, by)
-        .where(Allocation.state == AllocationState.ACTIVE, Allocation.ends_on >= today)
-        .order_by(Allocation.ends_on, Allocation.id)
-        .limit(100),
-    )
-
-
 def list_to_decide(session: Session, limit: int = PAGE) -> list[AllocationRow]:
     """Requests that wait for an operator, by due time. One query: nothing is in the ledger yet."""
     rows = session.execute(_joined().where(IS_WAITING).order_by(Allocation.due_at, Allocation.id).limit(limit))
     return [AllocationRow(*row, Balance()) for row in rows]
-
-
-def list_answers(session: Session, by: Actor, since: dt.datetime, limit: int = 10) -> list[AllocationRow]:
-    """Requests of the actor's enterprise that are not decided, or were declined since then, newest first. One query."""
-    rows = session.execute(
-        visible(_joined(), Allocation.enterprise_id, by)
-        .where(
-            sa.or_(
-                Allocation.state.in_(WAITING | {AllocationState.CHANGES_REQUESTED}),
-                sa.and_(Allocation.state == AllocationState.DECLINED, Allocation.decided_at >= since),
-            )
-        )
-        .order_by(Allocation.id.desc())
-        .limit(limit)
-    )
-    return [AllocationRow(*row, Balance()) for row in rows]
-
-
-@dataclass(frozen=True, slots=True)
-class ReportRow:
-    report: Report
-    programme: Programme
-    pool: Pool
-
-
-def list_reports_due(session: Session, by: Actor, until: dt.date, limit: int = PAGE) -> list[ReportRow]:
-    """Reports that the actor's enterprise has to hand in by that day or should have, what is due first on top."""
-    rows = session.execute(
-        visible(sa.select(Report, Programme, Pool), Report.enterprise_id, by)
-        .join(Allocation, Allocation.id == Report.allocation_id)
-        .join(Programme, Programme.id == Allocation.programme_id)
-        .join(Pool, Pool.id == Allocation.pool_id)
-        .where(Report.state.in_((ReportState.DUE, ReportState.RETURNED)), Report.due_on <= until)
-        .order_by(Report.due_on, Report.id)
-        .limit(limit)
-    )
-    return [ReportRow(*row) for row in rows]
 
 
 def list_ended(session: Session, now: dt.datetime, limit: int = 100) -> list[int]:

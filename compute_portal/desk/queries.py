@@ -13,17 +13,20 @@ from sqlalchemy.orm import Session
 
 from .. import clock
 from ..access import Actor, Permission
+from ..allocations import own
 from ..allocations import queries as allocations
 from ..allocations.models import IS_WAITING, Allocation, AllocationChange, Report
-from ..allocations.queries import AllocationRow, ReportRow
+from ..allocations.own import DueReport, Own
+from ..allocations.queries import AllocationRow
 from ..allocations.states import WAITING, AllocationState, ChangeState, ReportState
 from ..bookings import queries as bookings
-from ..bookings.models import Booking, Standing
+from ..bookings.models import Booking
 from ..bookings.prices import price_point
-from ..bookings.queries import BookingRow
+from ..bookings.queries import BookingRow, Listed
 from ..bookings.states import ON_THE_CLUSTER, OPEN, BookingState
 from ..claims.models import Claim
 from ..claims.states import ClaimState
+from ..db import UtcDateTime
 from ..enterprises.models import Enterprise, Membership
 from ..enterprises.states import EnterpriseState
 from ..lifecycle import HistoryEntry
@@ -59,23 +62,23 @@ SILENT_AFTER_SECONDS = 60  # the scheduler writes its heartbeat every few second
 
 @dataclass(frozen=True, slots=True)
 class MemberDesk:
-    to_start: list[BookingRow]  # running, but nobody has started using them
-    coming: list[BookingRow]  # confirmed, within a day
-    returned: list[AllocationRow]  # the bureau asks for changes
-    reports: list[ReportRow]  # due soon, or overdue
-    unused: list[AllocationRow]  # awarded lately, nothing booked yet
-    declined: list[AllocationRow]
-    ending: list[AllocationRow]  # last day within 30 days, hours left
-    nearly_used: list[AllocationRow]
+    to_start: list[Listed]  # running, but nobody has started using them
+    coming: list[Listed]  # confirmed, within a day
+    returned: list[Own]  # the bureau asks for changes
+    reports: list[DueReport]  # due soon, or overdue
+    unused: list[Own]  # awarded lately, nothing booked yet
+    declined: list[Own]
+    ending: list[Own]  # last day within 30 days, hours left
+    nearly_used: list[Own]
     claims: list[Claim]  # opened, to be confirmed
     without_key: bool  # bookings are open, and this person has no key to get in
-    usable: list[AllocationRow]
-    waiting: list[AllocationRow]  # requests that the bureau has
-    week: list[BookingRow]
+    usable: list[Own]
+    waiting: list[Own]  # requests that the bureau has
+    week: list[Listed]
     month: Totals | None
 
     @property
-    def _lists(self) -> list[list[BookingRow] | list[AllocationRow] | list[ReportRow] | list[Claim]]:
+    def _lists(self) -> list[list[Listed] | list[Own] | list[DueReport] | list[Claim]]:
         return [
             self.to_start, self.coming, self.returned, self.reports, self.unused, self.declined, self.ending,
             self.nearly_used, self.claims,
@@ -91,64 +94,65 @@ class MemberDesk:
         return sum(max(0, len(things) - SHOWN) for things in self._lists)
 
 
+_KEYS = sa.select(sa.func.count()).where(SshKey.user_id == sa.bindparam("user_id"), SshKey.removed_at.is_(None))
+
+
 def member_desk(session: Session, enterprise_id: int, by: Actor, *, now: dt.datetime) -> MemberDesk:
     """Eight queries at most. `by` is a member or manager of this enterprise."""
     mine = _mine(session, enterprise_id, now)
-    usable = allocations.list_usable(session, by, now)
-    answers = allocations.list_answers(session, by, now - ANSWERED)
-    keys = session.scalar(sa.select(sa.func.count()).where(SshKey.user_id == by.user_id, SshKey.removed_at.is_(None)))
+    usable = own.list_usable(session, enterprise_id, now)
+    answers = own.list_answers(session, enterprise_id, now - ANSWERED)
+    keys = session.connection().scalar(_KEYS, {"user_id": by.user_id})
     month = clock.month_of(now)
     last = clock.day_of(now + ENDING)
-    by_state = {state: [row for row in answers if row.allocation.state is state] for state in AllocationState}
+    by_state = {state: [row for row in answers if row.state is state] for state in AllocationState}
     unused = [
         row
         for row in usable
-        if not row.balance.used + row.balance.held
-        and row.allocation.decided_at is not None
-        and row.allocation.decided_at >= now - ANSWERED
+        if not row.balance.used + row.balance.held and row.decided_at is not None and row.decided_at >= now - ANSWERED
     ]
     nearly_used = [row for row in usable if _nearly_used(row)]
     return MemberDesk(
-        to_start=[row for row in mine if row.booking.state is BookingState.RUNNING and not row.booking.claimed_at],
-        coming=[row for row in mine if _comes_soon(row.booking, now)],
+        to_start=[booking for booking in mine if booking.state is BookingState.RUNNING and not booking.claimed_at],
+        coming=[booking for booking in mine if _comes_soon(booking, now)],
         returned=by_state[AllocationState.CHANGES_REQUESTED],
-        reports=allocations.list_reports_due(session, by, clock.day_of(now + COMING)),
+        reports=own.list_reports_due(session, enterprise_id, clock.day_of(now + COMING)),
         unused=unused,
         declined=by_state[AllocationState.DECLINED],
-        ending=[
-            row for row in usable if row.allocation.ends_on <= last and row not in nearly_used and row not in unused
-        ],
+        ending=[row for row in usable if row.ends_on <= last and row not in nearly_used and row not in unused],
         nearly_used=nearly_used,
         claims=_claims_to_confirm(session, enterprise_id) if by.may(Permission.CLAIM_CONFIRM) else [],
-        without_key=not keys and any(row.booking.state in OPEN for row in mine),
+        without_key=not keys and any(booking.state in OPEN for booking in mine),
         usable=usable,
-        waiting=[row for row in answers if row.allocation.state in WAITING],
+        waiting=[row for row in answers if row.state in WAITING],
         week=mine[:SHOWN],
         month=statements.month_so_far(session, month, enterprise_id),
     )
 
 
-def _mine(session: Session, enterprise_id: int, now: dt.datetime) -> list[BookingRow]:
+_RECENT = (
+    bookings.LISTED.where(
+        Booking.enterprise_id == sa.bindparam("enterprise_id"),
+        sa.or_(Booking.state.in_(OPEN), Booking.ended_at >= sa.bindparam("since", type_=UtcDateTime)),
+    )
+    .order_by(
+        sa.case(
+            (Booking.state.in_(ON_THE_CLUSTER), 0),
+            (Booking.state == BookingState.CONFIRMED, 1),
+            (Booking.state.in_(OPEN), 2),
+            else_=3,
+        ),
+        sa.func.coalesce(Booking.starts_at, Booking.submitted_at),
+        Booking.id,
+    )
+    .limit(5 * SHOWN)
+)
+
+
+def _mine(session: Session, enterprise_id: int, now: dt.datetime) -> list[Listed]:
     """What runs, what comes, and what ended in the last week, in this order."""
-    order = sa.case(
-        (Booking.state.in_(ON_THE_CLUSTER), 0),
-        (Booking.state == BookingState.CONFIRMED, 1),
-        (Booking.state.in_(OPEN), 2),
-        else_=3,
-    )
-    rows = session.execute(
-        sa.select(Booking, Pool, Enterprise, Standing)
-        .join(Pool, Pool.id == Booking.pool_id)
-        .join(Enterprise, Enterprise.id == Booking.enterprise_id)
-        .outerjoin(Standing, Standing.booking_id == Booking.id)
-        .where(
-            Booking.enterprise_id == enterprise_id,
-            sa.or_(Booking.state.in_(OPEN), Booking.ended_at >= now - LOOKING_BACK),
-        )
-        .order_by(order, sa.func.coalesce(Booking.starts_at, Booking.submitted_at), Booking.id)
-        .limit(5 * SHOWN)
-    )
-    return [BookingRow(*row) for row in rows]
+    asked = {"enterprise_id": enterprise_id, "since": now - LOOKING_BACK}
+    return [Listed(*row) for row in session.connection().execute(_RECENT, asked)]
 
 
 def _claims_to_confirm(session: Session, enterprise_id: int) -> list[Claim]:
@@ -162,11 +166,11 @@ def _claims_to_confirm(session: Session, enterprise_id: int) -> list[Claim]:
     )
 
 
-def _comes_soon(booking: Booking, now: dt.datetime) -> bool:
+def _comes_soon(booking: Listed, now: dt.datetime) -> bool:
     return booking.state is BookingState.CONFIRMED and booking.starts_at is not None and booking.starts_at <= now + SOON
 
 
-def _nearly_used(row: AllocationRow) -> bool:
+def _nearly_used(row: Own) -> bool:
     """Something was used or is held, and less than a tenth of the award is left."""
     balance = row.balance
     return balance.available * 100 < balance.awarded * NEARLY_USED_PERCENT and balance.used + balance.held > 0

@@ -12,7 +12,9 @@ from sqlalchemy.orm import Session
 
 from ..access import SYSTEM, Actor, Role
 from ..sentences import NotFound
+from ..signin import queries as signin
 from ..signin.models import BureauRole, SshKey, User
+from ..signin.queries import SignedIn
 from .models import CreditBreach, Enterprise, Invitation, Membership, RelatedParty
 from .states import EnterpriseState
 
@@ -64,7 +66,7 @@ def _standing() -> sa.CompoundSelect[Any]:
     return sa.union_all(at_the_bureau, in_enterprises)
 
 
-_STANDING = _standing()  # every request asks it: made once
+_STANDING = _standing()  # made once, because to put it together takes longer than to run it
 
 
 def standing_of(session: Session, user_id: int) -> Standing:
@@ -78,6 +80,41 @@ def standing_of(session: Session, user_id: int) -> Standing:
             if row.enterprise_id != 0
         ),
     )
+
+
+# One row per bureau role or membership, one without either for who has none. Made once, like the other.
+_SIGNED_IN = (
+    signin.SIGNED_IN.add_columns(
+        sa.cast(BureauRole.role, sa.String),
+        sa.cast(Membership.role, sa.String),
+        Membership.enterprise_id,
+        Enterprise.name,
+        Enterprise.name_en,
+    )
+    .outerjoin(BureauRole, BureauRole.user_id == User.id)
+    .outerjoin(Membership, Membership.user_id == User.id)
+    .outerjoin(Enterprise, Enterprise.id == Membership.enterprise_id)
+)
+_SESSION_COLUMNS = len(signin.SIGNED_IN.selected_columns)
+
+
+def find_signed_in(
+    session: Session, token: str, *, now: dt.datetime, idle_minutes: int
+) -> tuple[SignedIn, Standing] | None:
+    """Whose live session this cookie is, and what that person may be: one query."""
+    since = now - dt.timedelta(minutes=idle_minutes)
+    asked = {"token_hash": signin.hash_token(token), "now": now, "not_idle_since": since}
+    rows = session.connection().execute(_SIGNED_IN, asked).all()
+    if not rows:
+        return None
+    roles, places = set(), {}
+    for *_session, bureau_role, role, enterprise_id, name, name_en in rows:
+        if bureau_role is not None:
+            roles.add(Role(bureau_role))
+        if enterprise_id is not None:
+            places[enterprise_id] = Place(enterprise_id, name, name_en, Role(role))
+    standing = Standing(frozenset(roles), tuple(places[id] for id in sorted(places)))
+    return SignedIn(*rows[0][:_SESSION_COLUMNS]), standing
 
 
 def actor_for(session: Session, user_id: int, enterprise_id: int | None = None) -> Actor | None:

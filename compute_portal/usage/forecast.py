@@ -9,12 +9,13 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from .. import clock
-from ..access import Actor, visible
+from ..access import Actor, sees_all
 from ..allocations.models import Allocation
 from ..allocations.states import AllocationState
 from ..bookings import prices
@@ -89,34 +90,66 @@ def forecast(
 class Outlook:
     """An allocation that can be used now, and how long it lasts."""
 
-    allocation: Allocation
-    programme: Programme
-    pool: Pool
+    allocation_id: int
+    pool_name: str
+    programme: ProgrammeNames
     forecast: Forecast
+
+
+class ProgrammeNames(NamedTuple):
+    name: str
+    name_en: str | None
+
+
+def _usable() -> sa.Select[*tuple[Any, ...]]:
+    """Of an enterprise's allocations: GPU-seconds in the last days, and when the first of them was used."""
+    recent = (
+        sa.select(
+            UsageRecord.allocation_id,
+            sa.func.sum(UsageRecord.gpu_seconds).label("used"),
+            sa.func.min(UsageRecord.starts_at).label("first_at"),
+        )
+        .where(
+            UsageRecord.enterprise_id == sa.bindparam("enterprise_id"),
+            UsageRecord.day_on >= sa.bindparam("first_on"),
+            UsageRecord.starts_at >= sa.bindparam("begin"),
+            UsageRecord.starts_at < sa.bindparam("until"),
+        )
+        .group_by(UsageRecord.allocation_id)
+        .subquery()
+    )
+    return (
+        sa.select(
+            Allocation.id, Allocation.ends_on, Pool.name, Programme.name, Programme.name_en,
+            sa.func.coalesce(recent.c.used, 0), recent.c.first_at,
+        )
+        .join(Programme, Programme.id == Allocation.programme_id)
+        .join(Pool, Pool.id == Allocation.pool_id)
+        .outerjoin(recent, recent.c.allocation_id == Allocation.id)
+        .where(Allocation.enterprise_id == sa.bindparam("enterprise_id"), Allocation.state == AllocationState.ACTIVE)
+        .order_by(Allocation.ends_on, Allocation.id)
+        .limit(MOST)
+    )  # fmt: skip
+
+
+_USABLE = _usable()
 
 
 def outlooks(session: Session, enterprise_id: int, by: Actor, until: dt.datetime) -> list[Outlook]:
     """The allocations that an enterprise can use now, by their end, metered up to `until`: two queries."""
+    if not sees_all(by) and by.enterprise_id != enterprise_id:
+        return []
     begin = until - WINDOW
-    recent = _recent(enterprise_id, begin, until)
-    rows = session.execute(
-        visible(
-            sa.select(Allocation, Programme, Pool, sa.func.coalesce(recent.c.used, 0), recent.c.first_at)
-            .join(Programme, Programme.id == Allocation.programme_id)
-            .join(Pool, Pool.id == Allocation.pool_id)
-            .outerjoin(recent, recent.c.allocation_id == Allocation.id),
-            Allocation.enterprise_id,
-            by,
-        )
-        .where(Allocation.enterprise_id == enterprise_id, Allocation.state == AllocationState.ACTIVE)
-        .order_by(Allocation.ends_on, Allocation.id)
-        .limit(MOST)
-    ).all()
-    have = balances(session, [row[0].id for row in rows])
+    asked = {"enterprise_id": enterprise_id, "first_on": clock.day_of(begin), "begin": begin, "until": until}
+    rows = session.connection().execute(_USABLE, asked).all()
+    have = balances(session, [row.id for row in rows])
     return [
-        Outlook(allocation, programme, pool, _of(allocation, have[allocation.id], int(used), first, begin, until))
-        for allocation, programme, pool, used, first in rows
-    ]
+        Outlook(
+            id, pool, ProgrammeNames(name, name_en),
+            _of(id, clock.end_of_day(ends_on), have[id], int(used), first, begin, until),
+        )
+        for id, ends_on, pool, name, name_en, used, first in rows
+    ]  # fmt: skip
 
 
 def of_allocation(session: Session, allocation: Allocation, balance: Balance, now: dt.datetime) -> Forecast:
@@ -143,30 +176,12 @@ def of_allocation(session: Session, allocation: Allocation, balance: Balance, no
         )
     ).one()
     until = hour if open_until is None else min(hour, open_until)
-    return _of(allocation, balance, int(used), first, begin, until)
-
-
-def _recent(enterprise_id: int, begin: dt.datetime, until: dt.datetime) -> sa.Subquery:
-    """GPU-seconds of each allocation of an enterprise in the last days, and when the first of them was used."""
-    return (
-        sa.select(
-            UsageRecord.allocation_id,
-            sa.func.sum(UsageRecord.gpu_seconds).label("used"),
-            sa.func.min(UsageRecord.starts_at).label("first_at"),
-        )
-        .where(
-            UsageRecord.enterprise_id == enterprise_id,
-            UsageRecord.day_on >= clock.day_of(begin),
-            UsageRecord.starts_at >= begin,
-            UsageRecord.starts_at < until,
-        )
-        .group_by(UsageRecord.allocation_id)
-        .subquery()
-    )
+    return _of(allocation.id, allocation.ends_at, balance, int(used), first, begin, until)
 
 
 def _of(
-    allocation: Allocation,
+    allocation_id: int,
+    ends_at: dt.datetime,
     balance: Balance,
     used: int,
     first: dt.datetime | None,
@@ -174,14 +189,14 @@ def _of(
     until: dt.datetime,
 ) -> Forecast:
     return forecast(
-        allocation.id,
+        allocation_id,
         awarded=balance.awarded,
         left=max(0, balance.available + balance.held + balance.withheld),
         used=used,
         # Who used something before these days has been at it all the time.
         since=begin if balance.used > used else first,
         until=until,
-        ends_at=allocation.ends_at,
+        ends_at=ends_at,
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
 from .. import clock
-from ..access import Actor, Columns, visible
+from ..access import Actor, Columns, sees_all, visible
 from ..allocations.models import Allocation
 from ..bookings import prices
 from ..bookings.models import Attempt, Booking
@@ -23,6 +24,7 @@ from ..pools.models import Discount, Pool, Tariff
 from ..pools.prices import PricePoint, to_fen
 from ..sentences import NotFound
 from ..signin.models import User
+from ..signin.queries import PersonName
 from .models import Charge, ChargeKind, UsageRecord
 
 PAGE = 25
@@ -90,6 +92,29 @@ def _charged(*columns: Any, changes_too: bool = False) -> sa.Select[Any]:
     return sa.select(*columns).select_from(UsageRecord).join(Charge, joined)
 
 
+# What narrows the sums of a month, by name. The statements are made once for each choice of names: to put one together
+# takes longer than to run it.
+_CONDITIONS: dict[str, sa.ColumnElement[bool]] = {
+    "own": UsageRecord.enterprise_id == sa.bindparam("own"),
+    "first_on": UsageRecord.day_on >= sa.bindparam("first_on"),
+    "before_on": UsageRecord.day_on < sa.bindparam("before_on"),
+    "enterprise_id": UsageRecord.enterprise_id == sa.bindparam("enterprise_id"),
+}
+_SECONDS = sa.func.sum(UsageRecord.gpu_seconds)
+
+
+def _of_month(which: Which, by: Actor) -> dict[str, Any]:
+    """The conditions of a month's page with their values: the month, the enterprise, and what the actor may see."""
+    first, last = clock.month_bounds(which.month) if which.month is not None else (None, None)
+    values = {
+        "own": None if sees_all(by) else by.enterprise_id or 0,
+        "first_on": first and clock.day_of(first),
+        "before_on": last and clock.day_of(last),
+        "enterprise_id": which.enterprise_id,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
 @dataclass(frozen=True, slots=True)
 class Sums:
     """GPU-seconds by day, by pool (id, name; most used first), and in all."""
@@ -99,36 +124,48 @@ class Sums:
     total: int
 
 
-def sums(session: Session, which: Which, by: Actor) -> Sums:
-    """One query, whatever the month holds."""
-    total = sa.func.sum(UsageRecord.gpu_seconds)
-    rows = session.execute(
-        _narrow(
-            _charged(UsageRecord.day_on, Pool.id, Pool.name, total).join(Pool, Pool.id == UsageRecord.pool_id),
-            which,
-            by,
-        )
+@cache
+def _sums(names: frozenset[str]) -> sa.Select[*tuple[Any, ...]]:
+    return (
+        _charged(UsageRecord.day_on, Pool.id, Pool.name, _SECONDS)
+        .join(Pool, Pool.id == UsageRecord.pool_id)
+        .where(*(_CONDITIONS[name] for name in names))
         .group_by(UsageRecord.day_on, Pool.id, Pool.name)
         .order_by(UsageRecord.day_on)
     )
+
+
+def sums(session: Session, which: Which, by: Actor) -> Sums:
+    """The month's sums: one query, whatever it holds."""
+    asked = _of_month(which, by)
     by_day: dict[dt.date, int] = {}
     by_pool: dict[tuple[int, str], int] = {}
-    for day, pool_id, name, seconds in rows:
+    for day, pool_id, name, seconds in session.connection().execute(_sums(frozenset(asked)), asked):
         by_day[day] = by_day.get(day, 0) + int(seconds)
         by_pool[pool_id, name] = by_pool.get((pool_id, name), 0) + int(seconds)
     pools = sorted(((id, name, seconds) for (id, name), seconds in by_pool.items()), key=lambda row: -row[2])
     return Sums(by_day, pools, sum(by_day.values()))
 
 
-def sums_by_member(session: Session, which: Which, by: Actor) -> list[tuple[User | None, int]]:
-    """GPU-seconds of each person of an enterprise, most first; None is what nobody submitted."""
-    total = sa.func.sum(UsageRecord.gpu_seconds)
-    rows = session.execute(
-        _narrow(_charged(User, total).outerjoin(User, User.id == UsageRecord.user_id), which, by)
+@cache
+def _sums_by_member(names: frozenset[str]) -> sa.Select[*tuple[Any, ...]]:
+    return (
+        _charged(User.id, User.name, User.name_en, _SECONDS)
+        .outerjoin(User, User.id == UsageRecord.user_id)
+        .where(*(_CONDITIONS[name] for name in names))
         .group_by(User.id)
-        .order_by(total.desc(), User.id)
+        .order_by(_SECONDS.desc(), User.id)
     )
-    return [(user, int(seconds)) for user, seconds in rows]
+
+
+def sums_by_member(session: Session, which: Which, by: Actor) -> list[tuple[PersonName | None, int]]:
+    """GPU-seconds of each person of an enterprise in a month, most first; None is what nobody submitted."""
+    asked = _of_month(which, by)
+    rows = session.connection().execute(_sums_by_member(frozenset(asked)), asked)
+    return [
+        (None if user_id is None else PersonName(user_id, name, name_en), int(seconds))
+        for user_id, name, name_en, seconds in rows
+    ]
 
 
 def count_enterprises(session: Session, which: Which, by: Actor, find: str = "") -> int:
@@ -289,14 +326,17 @@ def ledger_entries_of(session: Session, record_id: int) -> list[tuple[LedgerEntr
     return [(entry, before, after) for entry, before, after in rows]
 
 
+@cache
+def _months(names: frozenset[str]) -> sa.Select[*tuple[Any, ...]]:
+    return sa.select(sa.func.min(UsageRecord.day_on), sa.func.max(UsageRecord.day_on)).where(
+        *(_CONDITIONS[name] for name in names)
+    )
+
+
 def find_months(session: Session, which: Which, by: Actor) -> tuple[str, str] | None:
     """The first and the last month with usage of this enterprise, or of all that the actor may see."""
-    query = visible(
-        sa.select(sa.func.min(UsageRecord.day_on), sa.func.max(UsageRecord.day_on)), UsageRecord.enterprise_id, by
-    )
-    if which.enterprise_id is not None:
-        query = query.where(UsageRecord.enterprise_id == which.enterprise_id)
-    first, last = session.execute(query).one()
+    asked = _of_month(replace(which, month=None), by)
+    first, last = session.connection().execute(_months(frozenset(asked)), asked).one()
     return None if first is None else (f"{first:%Y-%m}", f"{last:%Y-%m}")
 
 

@@ -6,7 +6,7 @@ import calendar
 import datetime as dt
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from typing import Any
 
@@ -118,7 +118,7 @@ def _yes_or_no(name: str) -> bool | None:
 
 def _in_address(which: Which) -> dict[str, Any]:
     """The filters as an address carries them."""
-    found = {name: value for name, value in asdict(which).items() if value is not None}
+    found = {each.name: value for each in fields(which) if (value := getattr(which, each.name)) is not None}
     if which.adjustment is not None:
         found["adjustment"] = int(which.adjustment)
     return found

@@ -275,12 +275,12 @@ def test_a_forged_forwarded_header_does_not_change_the_logged_address(
         ]
 
 
-def test_knowing_the_person_costs_two_queries_a_page(browser: Browser, cast: Cast) -> None:
+def test_knowing_the_person_costs_one_query_a_page(browser: Browser, cast: Cast) -> None:
     browser.be(cast.users["lin"])
     browser.get("/account")
     with Queries(cast.database) as queries_sent:
         assert browser.get("/account").status_code == 200
-    assert len(queries_sent) == 2, queries_sent.statements
+    assert len(queries_sent) == 1, queries_sent.statements
 
 
 def test_the_email_is_the_same_person_in_capitals(cast: Cast) -> None:

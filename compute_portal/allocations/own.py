@@ -1,0 +1,122 @@
+"""What an enterprise's start page shows of its allocations: columns only, by statements that are made once.
+
+To put a statement together takes longer than to run it, and everybody opens this page first.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from .. import clock
+from ..ledger.queries import Balance, balances
+from ..pools.models import Pool
+from ..programmes.models import Programme
+from .models import Allocation, Report
+from .states import WAITING, AllocationState, ReportKind, ReportState
+
+MOST, MOST_ANSWERS, MOST_REPORTS = 100, 10, 25
+
+
+class Own(NamedTuple):
+    """An allocation on the start page of its enterprise. The balance of what was not awarded is zeros."""
+
+    id: int
+    state: AllocationState
+    requested_gpu_seconds: int
+    awarded_gpu_seconds: int | None
+    decided_at: dt.datetime | None
+    decision_reason: str | None
+    due_at: dt.datetime
+    ends_on: dt.date
+    pool_name: str
+    programme_name: str
+    programme_name_en: str | None
+    balance: Balance
+
+    @property
+    def programme(self) -> NamesOfProgramme:
+        return NamesOfProgramme(self.programme_name, self.programme_name_en)
+
+
+class NamesOfProgramme(NamedTuple):
+    name: str
+    name_en: str | None
+
+
+_NAMES = (Pool.name, Programme.name, Programme.name_en)
+_OWN = (
+    sa.select(
+        Allocation.id, Allocation.state, Allocation.requested_gpu_seconds, Allocation.awarded_gpu_seconds,
+        Allocation.decided_at, Allocation.decision_reason, Allocation.due_at, Allocation.ends_on, *_NAMES,
+    )
+    .join(Programme, Programme.id == Allocation.programme_id)
+    .join(Pool, Pool.id == Allocation.pool_id)
+    .where(Allocation.enterprise_id == sa.bindparam("enterprise_id"))
+)  # fmt: skip
+_USABLE = (
+    _OWN.where(Allocation.state == AllocationState.ACTIVE, Allocation.ends_on >= sa.bindparam("today"))
+    .order_by(Allocation.ends_on, Allocation.id)
+    .limit(MOST)
+)
+_ANSWERS = (
+    _OWN.where(
+        sa.or_(
+            Allocation.state.in_(WAITING | {AllocationState.CHANGES_REQUESTED}),
+            sa.and_(Allocation.state == AllocationState.DECLINED, Allocation.decided_at >= sa.bindparam("since")),
+        )
+    )
+    .order_by(Allocation.id.desc())
+    .limit(MOST_ANSWERS)
+)
+
+
+def list_usable(session: Session, enterprise_id: int, now: dt.datetime) -> list[Own]:
+    """What its members may book on now: active, not ended; the one that ends first comes first. Two queries."""
+    asked = {"enterprise_id": enterprise_id, "today": clock.day_of(now)}
+    rows = session.connection().execute(_USABLE, asked).all()
+    of = balances(session, [row.id for row in rows]) if rows else {}
+    return [Own(*row, of[row.id]) for row in rows]
+
+
+def list_answers(session: Session, enterprise_id: int, since: dt.datetime) -> list[Own]:
+    """Requests of an enterprise that are not decided, or were declined since then, the newest ten. One query."""
+    rows = session.connection().execute(_ANSWERS, {"enterprise_id": enterprise_id, "since": since})
+    return [Own(*row, Balance()) for row in rows]
+
+
+class DueReport(NamedTuple):
+    id: int
+    kind: ReportKind
+    due_on: dt.date
+    pool_name: str
+    programme_name: str
+    programme_name_en: str | None
+
+    @property
+    def programme(self) -> NamesOfProgramme:
+        return NamesOfProgramme(self.programme_name, self.programme_name_en)
+
+
+_DUE_REPORTS = (
+    sa.select(Report.id, Report.kind, Report.due_on, *_NAMES)
+    .join(Allocation, Allocation.id == Report.allocation_id)
+    .join(Programme, Programme.id == Allocation.programme_id)
+    .join(Pool, Pool.id == Allocation.pool_id)
+    .where(
+        Report.enterprise_id == sa.bindparam("enterprise_id"),
+        Report.state.in_((ReportState.DUE, ReportState.RETURNED)),
+        Report.due_on <= sa.bindparam("until"),
+    )
+    .order_by(Report.due_on, Report.id)
+    .limit(MOST_REPORTS)
+)
+
+
+def list_reports_due(session: Session, enterprise_id: int, until: dt.date) -> list[DueReport]:
+    """Reports that the enterprise has to hand in by that day or should have, what is due first on top."""
+    rows = session.connection().execute(_DUE_REPORTS, {"enterprise_id": enterprise_id, "until": until})
+    return [DueReport(*row) for row in rows]

@@ -1,0 +1,41 @@
+"""Templates in each language, and the addresses that they show."""
+
+from __future__ import annotations
+
+import pytest
+from flask import Flask, url_for
+
+from compute_portal.db import Database
+from compute_portal.navigation import address
+from compute_portal.policy import Policy
+from compute_portal.templating import in_language
+from tests.web import make_app
+
+
+def test_a_fixed_text_stands_translated_in_the_source_and_one_with_values_is_left() -> None:
+    source = '<h1 title="{{ _("Bookings") }}">{{ _("%(n)s of 50%%", n=1) }}</h1>{{ x.y_("Bookings") }}'
+    assert in_language(source, "zh") == (
+        '<h1 title="{{ ("预约"|safe) }}">{{ _("%(n)s of 50%%", n=1) }}</h1>{{ x.y_("Bookings") }}'
+    )
+    assert in_language('{{ _("say \\"100%%\\"") }}', "en") == '{{ ("say \\"100%\\""|safe) }}'
+
+
+@pytest.fixture
+def app(database: Database, policy: Policy) -> Flask:
+    return make_app(database, policy)
+
+
+@pytest.mark.parametrize("mounted_at", ["", "/deep%20down"])
+def test_an_address_is_what_flask_makes_of_it(app: Flask, mounted_at: str) -> None:
+    with app.test_request_context("/", environ_overrides={"SCRIPT_NAME": mounted_at}):
+        for endpoint, values in [
+            ("desk.start", {}),
+            ("bookings.page", {"booking_id": 7}),
+            ("bookings.page", {"booking_id": 0}),
+            ("bookings.index", {"page": 2, "tab": "ended"}),
+            ("bookings.new", {"allocation_id": 12, "gpus": 8}),
+            ("bookings.new", {"gpus": 8, "allocation_id": 12, "title": None}),
+        ]:
+            assert address(endpoint, **values) == url_for(endpoint, **values)
+        with pytest.raises(Exception, match="booking_id"):
+            address("bookings.page")
