@@ -92,6 +92,15 @@ def actor_for(session: Session, user_id: int, enterprise_id: int | None = None) 
     return actor
 
 
+@dataclass(frozen=True, slots=True)
+class EnterpriseName:
+    """What a list shows of an enterprise."""
+
+    id: int
+    name: str
+    name_en: str | None
+
+
 def get_enterprise(session: Session, enterprise_id: int, by: Actor) -> Enterprise:
     """The bureau sees all, a member only the enterprise acted for: another one does not exist."""
     if by is not SYSTEM and not by.is_bureau and by.enterprise_id != enterprise_id:
