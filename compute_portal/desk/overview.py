@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from .. import clock
 from ..access import Actor
 from ..allocations import queries as allocations
-from ..allocations.queries import AllocationRow
+from ..allocations.queries import Listed
 from ..bookings.models import Booking
 from ..bookings.states import OPEN, BookingState
 from ..enterprises.models import Membership
@@ -31,7 +31,7 @@ OWED = (StatementState.APPROVED, StatementState.ISSUED)
 class Overview:
     """GPU-seconds and micro-yuan. `owed` is approved or issued and not settled, tax included."""
 
-    allocations: Sequence[AllocationRow]
+    allocations: Sequence[Listed]
     bookings: Sequence[tuple[Booking, Pool]]
     notices: Sequence[tuple[Notice, User]]
     open_bookings: int
@@ -44,12 +44,12 @@ class Overview:
     unsettled: int  # statements
 
     @property
-    def active(self) -> list[AllocationRow]:
-        return [row for row in self.allocations if row.allocation.state in allocations.CURRENT]
+    def active(self) -> list[Listed]:
+        return [row for row in self.allocations if row.state in allocations.CURRENT]
 
     @property
-    def requests(self) -> list[AllocationRow]:
-        return [row for row in self.allocations if row.allocation.state in allocations.REQUESTS]
+    def requests(self) -> list[Listed]:
+        return [row for row in self.allocations if row.state in allocations.REQUESTS]
 
     @property
     def available(self) -> int:

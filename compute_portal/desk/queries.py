@@ -15,7 +15,7 @@ from .. import clock
 from ..access import Actor, Permission
 from ..allocations import queries as allocations
 from ..allocations.models import IS_WAITING, Allocation, AllocationChange, Report
-from ..allocations.queries import AllocationRow, ReportRow
+from ..allocations.queries import AllocationRow, Listed, ReportRow
 from ..allocations.states import WAITING, AllocationState, ChangeState, ReportState
 from ..bookings import queries as bookings
 from ..bookings.models import Booking, Standing
@@ -194,7 +194,7 @@ class Withheld:
 
 @dataclass(frozen=True, slots=True)
 class OperatorDesk:
-    requests: list[AllocationRow]
+    requests: list[Listed]
     requests_waiting: int
     due_today: int
     bookings: list[BookingRow]
@@ -574,7 +574,7 @@ def admin_desk(session: Session, now: dt.datetime) -> AdminDesk:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    allocations: list[AllocationRow]
+    allocations: list[Listed]
     limits: list[tuple[Limit, Pool]]
     open_bookings: int
     month: str

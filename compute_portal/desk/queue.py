@@ -455,7 +455,7 @@ def _count(session: Session, narrowed: _Narrowed, values: Mapping[str, Any]) -> 
 
 
 @lru_cache(maxsize=64)
-def _counting(narrowed: _Narrowed) -> sa.Select[Any]:
+def _counting(narrowed: _Narrowed) -> sa.Select[*tuple[Any, ...]]:
     """One row: a number for each kind, at most MOST_COUNTED."""
 
     def number(branch: _Branch) -> sa.ScalarSelect[int]:
@@ -482,7 +482,7 @@ def _page(session: Session, narrowed: _Narrowed, after: Place | None, values: Ma
 
 
 @lru_cache(maxsize=64)
-def _paging(narrowed: _Narrowed, after: Kind | None) -> sa.Select[Any]:
+def _paging(narrowed: _Narrowed, after: Kind | None) -> sa.Select[*tuple[Any, ...]]:
     queries = [_after(kind, branch, after) for kind, branch in _branches(narrowed).items()]
     rows = sa.union_all(*(sa.select(query.subquery()) for query in queries)).subquery("waiting")
     return (
