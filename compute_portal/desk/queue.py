@@ -470,7 +470,7 @@ def _counting(narrowed: _Narrowed) -> sa.Select[*tuple[Any, ...]]:
 def _page(session: Session, narrowed: _Narrowed, after: Place | None, values: Mapping[str, Any]) -> list[Item]:
     """A page's rows and one more, if there is one."""
     place = {} if after is None else {"place_due_at": after.due_at, "place_id": after.id}
-    found = session.connection().execute(_paging(narrowed, after and after.kind), {**values, **place})
+    found = session.connection().execute(_paging(narrowed, after and after.kind), {**values, **place}).all()
     return [
         Item(
             Kind(kind), id, due_at, since_at, text, number, assigned_to, bool(escalated), target_id,

@@ -164,7 +164,8 @@ def list_enterprises(
 ) -> list[Listed]:
     """One page; the empty text finds all."""
     query = _listing(state).where(fits(find)) if find else _listing(state)
-    return [Listed(*row) for row in session.connection().execute(query, {"limit": limit, "offset": offset})]
+    rows = session.connection().execute(query, {"limit": limit, "offset": offset}).all()
+    return [Listed(*row) for row in rows]
 
 
 def count_fitting(session: Session, find: str, state: EnterpriseState | None) -> int:

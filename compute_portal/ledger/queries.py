@@ -38,7 +38,7 @@ def balances(session: Session, allocation_ids: Iterable[int]) -> dict[int, Balan
     owners = {service.allocation(id): id for id in allocation_ids}
     if not owners:
         return {}
-    rows = session.connection().execute(_ACCOUNTS, {"owners": list(owners)})
+    rows = session.connection().execute(_ACCOUNTS, {"owners": list(owners)}).all()
     found: dict[int, dict[str, int]] = {id: {} for id in owners.values()}
     for owner, bucket, balance in rows:
         found[owners[owner]][bucket.value] = -balance if bucket is Bucket.OVERDRAFT else balance

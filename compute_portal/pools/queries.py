@@ -482,9 +482,8 @@ def pictures(session: Session, pools: Sequence[Pool], now: dt.datetime) -> list[
         kept[place.pool_id].append(place)
     for node in session.scalars(_PICTURED_NODES, these):
         nodes[node.pool_id].append(node)
-    for pool_id, node_id, booking_id, mask, starts_at, ends_at, released_at, stuck_at in session.connection().execute(
-        _PICTURED_USES, these
-    ):
+    found = session.connection().execute(_PICTURED_USES, these).all()
+    for pool_id, node_id, booking_id, mask, starts_at, ends_at, released_at, stuck_at in found:
         until = _taken_until(int(ends_at.timestamp()), released_at, stuck_at, second)
         uses[pool_id].append(Use(node_id, booking_id, mask, starts_at, ends_at, until))
     for window in session.scalars(_PICTURED_WINDOWS, these):

@@ -228,7 +228,8 @@ def sums_before_subsidy(
 
     Each line is rounded as on its statement. One query, however many there are.
     """
-    rows = session.connection().execute(_OF_ENTERPRISES, {"ids": list(enterprise_ids), "months": list(months)})
+    these = {"ids": list(enterprise_ids), "months": list(months)}
+    rows = session.connection().execute(_OF_ENTERPRISES, these).all()
     return {(enterprise, month): _totals(*sums) for enterprise, month, *sums in rows}
 
 
