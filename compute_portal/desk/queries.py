@@ -16,7 +16,7 @@ from .. import clock
 from ..access import Actor, Permission
 from ..allocations import queries as allocations
 from ..allocations.models import IS_WAITING, Allocation, AllocationChange, Report
-from ..allocations.queries import AllocationRow, Listed, ReportRow
+from ..allocations.queries import AllocationRow, ReportRow
 from ..allocations.states import WAITING, AllocationState, ChangeState, ReportState
 from ..bookings.models import Booking, Standing
 from ..bookings.prices import price_point
@@ -209,7 +209,7 @@ class ToApprove:
 
 @dataclass(frozen=True, slots=True)
 class OperatorDesk:
-    requests: list[Listed]
+    requests: list[allocations.Listed]
     requests_waiting: int
     due_today: int
     bookings: list[ToApprove]
@@ -633,7 +633,7 @@ def admin_desk(session: Session, now: dt.datetime) -> AdminDesk:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    allocations: list[Listed]
+    allocations: list[allocations.Listed]
     limits: list[tuple[Limit, Pool]]
     open_bookings: int
     month: str
