@@ -6,6 +6,7 @@ Lines and areas are drawn into a box that is stretched to the page's width; text
 from __future__ import annotations
 
 import datetime as dt
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ def heat(percents: Mapping[dt.datetime, int | None]) -> Heat:
     by_step: dict[int, list[str]] = {}
     for i, percent in enumerate(percents.values()):
         if percent is not None:
-            step = sum(percent >= border for border in STEPS)
+            step = bisect_right(STEPS, percent)
             by_step.setdefault(step, []).append(f"M{slot * i:.1f} 0h{width:.1f}v10h-{width:.1f}z")
     return Heat(list(percents.items()), [(step, "".join(parts)) for step, parts in sorted(by_step.items())])
 
@@ -73,30 +74,21 @@ def scale(most: float) -> Scale:
 
 def line(values: Sequence[float | None], on: Scale) -> list[str]:
     """Points of polylines through the values, one per run without a gap."""
-    step = WIDTH / max(len(values) - 1, 1)
+    step, up = WIDTH / max(len(values) - 1, 1), HEIGHT / on.top
     runs: list[list[str]] = [[]]
     for i, value in enumerate(values):
         if value is None:
             runs.append([])
         else:
-            runs[-1].append(f"{i * step:.1f},{on.y(value):.1f}")
+            runs[-1].append(f"{i * step:.1f},{HEIGHT - value * up:.1f}")
     return [" ".join(run) for run in runs if run]
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """`x` and `width` in percent, `y` and `height` in pixels."""
-
-    value: int
-    x: float
-    width: float
-    y: float
-    height: float
-
-
-def bars(values: Sequence[int], on: Scale, *, part: float = 0.72) -> list[Bar]:
-    slot = 100 / max(len(values), 1)
-    return [
-        Bar(value, slot * i + slot * (1 - part) / 2, slot * part, on.y(value), HEIGHT - on.y(value))
+def bars(values: Sequence[int], on: Scale, *, part: float = 0.72) -> str:
+    """Bars side by side as one SVG path, in a box of 100 × HEIGHT."""
+    slot, up = 100 / max(len(values), 1), HEIGHT / on.top
+    wide, aside = slot * part, slot * (1 - part) / 2
+    return "".join(
+        f"M{slot * i + aside:.3f} {HEIGHT:.1f}v-{value * up:.1f}h{wide:.3f}v{value * up:.1f}z"
         for i, value in enumerate(values)
-    ]
+    )

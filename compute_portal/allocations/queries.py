@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.orm import Session
 
 from .. import clock
-from ..access import Actor, Columns, must_see, visible
+from ..access import SYSTEM, Actor, Columns, must_see, visible
 from ..enterprises.models import Enterprise
+from ..enterprises.queries import EnterpriseName
 from ..ledger.models import Bucket, LedgerAccount, LedgerEntry
 from ..ledger.queries import Balance, balance, balances
 from ..ledger.service import allocation as ledger_owner
+from ..lifecycle import Lifecycle
 from ..pools.models import Pool
 from ..programmes.models import Programme
+from ..programmes.queries import ProgrammeName
 from ..sentences import NotFound
 from ..signin.models import User
 from ..signin.queries import PersonName
 from .conflicts import refuse, tie
 from .models import IS_CURRENT, IS_REQUEST, IS_WAITING, Allocation, AllocationChange, Report
 from .review_models import RequestStep
-from .states import WAITING, WRITABLE, AllocationState, ChangeState, ReportState
+from .states import LIFE, WAITING, WRITABLE, AllocationState, ChangeState, ReportState
 
 PAGE = 25
 CURRENT = frozenset({AllocationState.ACTIVE, AllocationState.SUSPENDED})
@@ -75,6 +81,56 @@ def get_row(session: Session, allocation_id: int, by: Actor) -> AllocationRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """An allocation in a list: what the list shows of it. The balance of what was not awarded is zeros."""
+
+    LIFE: ClassVar[Lifecycle] = LIFE
+    id: int
+    state: AllocationState
+    requested_gpu_seconds: int
+    awarded_gpu_seconds: int | None
+    due_at: dt.datetime
+    ends_on: dt.date
+    pool_name: str
+    programme: ProgrammeName
+    enterprise: EnterpriseName
+    balance: Balance
+
+
+_LISTED = (
+    sa.select(
+        Allocation.id,
+        Allocation.state,
+        Allocation.requested_gpu_seconds,
+        Allocation.awarded_gpu_seconds,
+        Allocation.due_at,
+        Allocation.ends_on,
+        Pool.name,
+        Programme.id,
+        Programme.name,
+        Programme.name_en,
+        Enterprise.id,
+        Enterprise.name,
+        Enterprise.name_en,
+    )
+    .join(Programme, Programme.id == Allocation.programme_id)
+    .join(Pool, Pool.id == Allocation.pool_id)
+    .join(Enterprise, Enterprise.id == Allocation.enterprise_id)
+)
+_BY_STATE = sa.select(Allocation.state, sa.func.count()).group_by(Allocation.state)
+
+
+def _listed(rows: Iterable[Sequence[Any]], of: Mapping[int, Balance]) -> list[Listed]:
+    return [
+        Listed(
+            id, state, requested, awarded, due_at, ends_on, pool, ProgrammeName(*names[:3]),
+            EnterpriseName(*names[3:]), of.get(id) or Balance(),
+        )
+        for id, state, requested, awarded, due_at, ends_on, pool, *names in rows
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Which:
     """What a list is narrowed to; None leaves it open."""
 
@@ -82,23 +138,57 @@ class Which:
     enterprise_id: int | None = None
 
 
-def _narrow(query: sa.Select[*Columns], which: Which, by: Actor) -> sa.Select[*Columns]:
-    query = visible(query, Allocation.enterprise_id, by)
-    if by.is_bureau:  # what an enterprise has not submitted is nobody else's business
-        query = query.where(Allocation.state != AllocationState.DRAFT)
-    if which.programme_id is not None:
-        query = query.where(Allocation.programme_id == which.programme_id)
-    if which.enterprise_id is not None:
-        query = query.where(Allocation.enterprise_id == which.enterprise_id)
-    return query
+@dataclass(frozen=True, slots=True)
+class _Narrowed:
+    """All that the text of a list's statement depends on: each is made once."""
+
+    to_own: bool  # to the actor's enterprise
+    to_submitted: bool  # what an enterprise has not submitted is nobody else's business
+    to_programme: bool
+    to_enterprise: bool
+
+    def narrow(self, query: sa.Select[*Columns]) -> sa.Select[*Columns]:
+        if self.to_own:
+            query = query.where(Allocation.enterprise_id == sa.bindparam("own_id"))
+        if self.to_submitted:
+            query = query.where(Allocation.state != AllocationState.DRAFT)
+        if self.to_programme:
+            query = query.where(Allocation.programme_id == sa.bindparam("programme_id"))
+        if self.to_enterprise:
+            query = query.where(Allocation.enterprise_id == sa.bindparam("enterprise_id"))
+        return query
+
+
+def _narrowed(which: Which, by: Actor) -> tuple[_Narrowed, dict[str, Any]]:
+    narrowed = _Narrowed(
+        by is not SYSTEM and not by.is_bureau, by.is_bureau, which.programme_id is not None,
+        which.enterprise_id is not None,
+    )  # fmt: skip
+    return narrowed, {
+        "own_id": by.enterprise_id,
+        "programme_id": which.programme_id,
+        "enterprise_id": which.enterprise_id,
+    }
+
+
+@cache
+def _counting(narrowed: _Narrowed) -> sa.Select[*tuple[Any, ...]]:
+    return narrowed.narrow(_BY_STATE)
 
 
 def count_by_tab(session: Session, by: Actor, which: Which = Which()) -> dict[str, int]:
     """How many are active, requests, ended: one query."""
-    rows = session.execute(
-        _narrow(sa.select(Allocation.state, sa.func.count()).group_by(Allocation.state), which, by)
-    ).all()
+    narrowed, values = _narrowed(which, by)
+    rows = session.connection().execute(_counting(narrowed), values).all()
     return {tab: sum(n for state, n in rows if state in states) for tab, states in TABS.items()}
+
+
+@cache
+def _listing(narrowed: _Narrowed, states: frozenset[AllocationState]) -> sa.Select[*tuple[Any, ...]]:
+    in_them = {REQUESTS: IS_REQUEST, CURRENT: IS_CURRENT}.get(states)
+    query = narrowed.narrow(_LISTED).where(Allocation.state.in_(states) if in_them is None else in_them)
+    order = (Allocation.due_at, Allocation.id) if states == REQUESTS else (Allocation.id.desc(),)
+    return query.order_by(*order).limit(sa.bindparam("limit")).offset(sa.bindparam("offset"))
 
 
 def list_allocations(
@@ -109,12 +199,12 @@ def list_allocations(
     which: Which = Which(),
     offset: int = 0,
     limit: int = PAGE,
-) -> list[AllocationRow]:
+) -> list[Listed]:
     """Newest first; requests by the time at which their decision is promised."""
-    in_them = {REQUESTS: IS_REQUEST, CURRENT: IS_CURRENT}.get(states)
-    query = _narrow(_joined(), which, by).where(Allocation.state.in_(states) if in_them is None else in_them)
-    order = (Allocation.due_at, Allocation.id) if states == REQUESTS else (Allocation.id.desc(),)
-    return _rows(session, query.order_by(*order).limit(limit).offset(offset))
+    narrowed, values = _narrowed(which, by)
+    values |= {"limit": limit, "offset": offset}
+    rows = session.connection().execute(_listing(narrowed, states), values).all()
+    return _listed(rows, balances(session, [row[0] for row in rows]))
 
 
 def list_others(session: Session, allocation: Allocation, limit: int = 100) -> list[AllocationRow]:
@@ -300,10 +390,14 @@ def list_open_items(session: Session, by: Actor) -> list[OpenItem]:
     return sorted(items, key=lambda item: (item.until or never, item.thing.LIFE.kind, item.thing.id))
 
 
-def list_to_decide(session: Session, limit: int = PAGE) -> list[AllocationRow]:
+_TO_DECIDE = (
+    _LISTED.where(IS_WAITING).order_by(Allocation.due_at, Allocation.id).limit(sa.bindparam("limit"))
+)  # fmt: skip
+
+
+def list_to_decide(session: Session, limit: int = PAGE) -> list[Listed]:
     """Requests that wait for an operator, by due time. One query: nothing is in the ledger yet."""
-    rows = session.execute(_joined().where(IS_WAITING).order_by(Allocation.due_at, Allocation.id).limit(limit))
-    return [AllocationRow(*row, Balance()) for row in rows]
+    return _listed(session.connection().execute(_TO_DECIDE, {"limit": limit}).all(), {})
 
 
 def list_ended(session: Session, now: dt.datetime, limit: int = 100) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -243,8 +244,8 @@ class DaysPlot:
 
     days: list[tuple[dt.date, queries.Use]]
     scale: plots.Scale
-    allocated: list[plots.Bar]
-    used: list[plots.Bar]
+    allocated: str  # a path of bars
+    used: str
     available: list[str]
 
     @property
@@ -284,36 +285,32 @@ def _queue(pool_ids: list[int], hours: list[Any]) -> QueuePlot | None:
     for pool_id, at, _a, _b, bookings, _g in hours:
         waiting[pool_id][at] = bookings
     instants = sorted({at for of_pool in waiting.values() for at in of_pool})
-    on = plots.scale(max(most for of_pool in waiting.values() for most in of_pool.values()))
+    most = {id: max(waiting[id].values(), default=0) for id in pool_ids}
+    on = plots.scale(max(most.values()))
     by_day: dict[dt.date, dict[int, int]] = {}
-    for at in instants:
-        of_day = by_day.setdefault(clock.day_of(at), dict.fromkeys(pool_ids, 0))
-        for pool_id in pool_ids:
-            of_day[pool_id] = max(waiting[pool_id].get(at, 0), of_day[pool_id])
+    for day, of_day in itertools.groupby(instants, clock.day_of):
+        those = list(of_day)
+        by_day[day] = {id: max(waiting[id].get(at, 0) for at in those) for id in pool_ids}
     return QueuePlot(
         instants,
         on,
         {id: plots.line([waiting[id].get(at) for at in instants], on) for id in pool_ids},
-        {id: max(waiting[id].values(), default=0) for id in pool_ids},
+        most,
         sorted(by_day.items()),
     )
 
 
 def _past_strips(pool_ids: list[int], hours: list[Any]) -> dict[int, list[plots.Heat]]:
     """By pool, the last seven days as strips of 24 hours: how much of what was in service was given to bookings."""
-    found: dict[int, list[plots.Heat]] = {}
+    last = clock.day_of(max((at for _id, at, *_rest in hours), default=now()))
+    begins = [clock.start_of_day(last - dt.timedelta(days=back)) for back in range(6, -1, -1)]
     percents = {
         (pool_id, at): None if not available else min(100, 100 * allocated // available)
         for pool_id, at, available, allocated, *_rest in hours
+        if at >= begins[0]
     }
-    last = clock.day_of(max((at for _, at in percents), default=now()))
-    begins = [clock.start_of_day(last - dt.timedelta(days=back)) for back in range(6, -1, -1)]
-    for pool_id in pool_ids:
-        found[pool_id] = [
-            plots.heat({at: percents.get((pool_id, at)) for at in (begin + n * clock.HOUR for n in range(24))})
-            for begin in begins
-        ]
-    return found
+    days = [[begin + n * clock.HOUR for n in range(24)] for begin in begins]
+    return {id: [plots.heat({at: percents.get((id, at)) for at in day}) for day in days] for id in pool_ids}
 
 
 # -- the rows behind the figures

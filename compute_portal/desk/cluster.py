@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -23,6 +24,7 @@ from .models import Leader
 
 RACK = 16  # nodes in one block of the picture
 SHOWN = 5
+BADLY_SHOWN = 10
 BADLY = dt.timedelta(hours=24)
 # Classes of the picture, worst last: what a card is.
 KINDS = ("run", "free", "drain", "maint", "down")
@@ -84,8 +86,9 @@ class Badly:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Attempts that ended badly in the last day, newest first, and how many bookings ended well."""
+    """Of the last day: how many attempts ended badly, the newest of them, and how many bookings ended well."""
 
+    bad: int
     badly: list[Badly]
     well: int
 
@@ -117,13 +120,14 @@ class Cluster:
 
 
 def load(session: Session, policy: AuditPolicy, now: dt.datetime) -> Cluster:
-    """Seven queries."""
+    """Eight queries."""
     pictures = pools.pictures(session, pools.list_pools(session), now)
-    heartbeat_at, queue = _queue(session)
+    day = {"since": now - BADLY, "now": now}
+    heartbeat_at, bookings, gpus, bad, well = session.connection().execute(_FIGURES, day).one()
     return Cluster(
         [PoolShown(picture, racks(picture), _watts(picture, policy)) for picture in pictures],
-        queue,
-        _ended(session, now),
+        Queue(bookings, int(gpus or 0), _longest(session) if bookings else []),
+        Ended(bad, _badly(session, day) if bad else [], well),
         heartbeat_at,
     )
 
@@ -133,52 +137,59 @@ def _watts(picture: Picture, policy: AuditPolicy) -> int:
     return units.round_half_up(picture.in_use * picture.pool.watts * policy.pue_permille, 1000)
 
 
-def _queue(session: Session) -> tuple[dt.datetime | None, Queue]:
-    """The scheduler's heartbeat and the queue in one query: a page has no more to spare."""
-    waiting = (
-        sa.select(
-            Booking.id.label("id"),
-            Booking.gpus.label("gpus"),
-            Pool.name.label("pool_name"),
-            Booking.submitted_at.label("since_at"),
-            Standing.reason.label("reason"),
-            sa.func.count().over().label("bookings"),
-            sa.func.sum(Booking.gpus).over().label("all_gpus"),
-        )
-        .join(Pool, Pool.id == Booking.pool_id)
-        .outerjoin(Standing, Standing.booking_id == Booking.id)
-        .where(Booking.state == BookingState.QUEUED)
-        .order_by(Booking.submitted_at, Booking.id)
-        .limit(SHOWN)
-        .subquery()
+# The queue, and by the history of bookings what failed and what finished.
+_QUEUED = sa.select(sa.func.count().label("bookings"), sa.func.sum(Booking.gpus).label("gpus")).where(
+    Booking.state == BookingState.QUEUED
+)
+_THAT_DAY = sa.and_(
+    HistoryEntry.at >= sa.bindparam("since"),
+    HistoryEntry.at <= sa.bindparam("now"),
+    HistoryEntry.kind == Booking.LIFE.kind,
+)
+_FAILED = HistoryEntry.verb == "fail"
+_ENDS = sa.select(
+    sa.func.count().filter(_FAILED).label("bad"),
+    sa.func.count().filter(sa.not_(_FAILED), HistoryEntry.after == BookingState.FINISHED).label("well"),
+).where(_THAT_DAY)
+_HEARTBEAT = sa.select(Leader.heartbeat_at).where(Leader.id == 1).scalar_subquery()
+
+
+def _figures() -> sa.Select[*tuple[Any, ...]]:
+    queued, ends = _QUEUED.subquery(), _ENDS.subquery()
+    return sa.select(_HEARTBEAT, queued.c.bookings, queued.c.gpus, ends.c.bad, ends.c.well).join_from(
+        queued, ends, sa.true()
     )
-    one = sa.select(sa.literal(1).label("one")).subquery()
-    rows = session.execute(
-        sa.select(Leader.heartbeat_at, waiting)
-        .select_from(one.outerjoin(Leader, Leader.id == one.c.one).outerjoin(waiting, sa.true()))
-        .order_by(waiting.c.since_at, waiting.c.id)
-    ).all()
-    found = [row for row in rows if row.id is not None]
-    longest = [Waits(row.id, row.pool_name, row.gpus, row.since_at, Sentence.from_json(row.reason)) for row in found]
-    first = found[0] if found else None
-    queue = Queue(0, 0, []) if first is None else Queue(first.bookings, int(first.all_gpus), longest)
-    return rows[0].heartbeat_at, queue
 
 
-def _ended(session: Session, now: dt.datetime) -> Ended:
-    """By the history of bookings: what failed, and what finished."""
-    rows = session.execute(
-        sa.select(HistoryEntry.subject_id, HistoryEntry.at, HistoryEntry.why, HistoryEntry.verb, HistoryEntry.after)
-        .where(
-            HistoryEntry.at >= now - BADLY,
-            HistoryEntry.at <= now,
-            HistoryEntry.kind == Booking.LIFE.kind,
-            sa.or_(HistoryEntry.verb == "fail", HistoryEntry.after == BookingState.FINISHED),
-        )
-        .order_by(HistoryEntry.at.desc(), HistoryEntry.id.desc())
-    ).all()
-    badly = [Badly(row.subject_id, row.at, Sentence.from_json(row.why)) for row in rows if row.verb == "fail"]
-    return Ended(badly, len(rows) - len(badly))
+_FIGURES = _figures()
+_WAIT_LONGEST = (
+    sa.select(Booking.id)
+    .where(Booking.state == BookingState.QUEUED)
+    .order_by(Booking.submitted_at, Booking.id)
+    .limit(SHOWN)
+)
+_LONGEST = (
+    sa.select(Booking.id, Pool.name, Booking.gpus, Booking.submitted_at, Standing.reason)
+    .join(Pool, Pool.id == Booking.pool_id)
+    .outerjoin(Standing, Standing.booking_id == Booking.id)
+    .where(Booking.id.in_(_WAIT_LONGEST))
+    .order_by(Booking.submitted_at, Booking.id)
+)
+_BADLY = (
+    sa.select(HistoryEntry.subject_id, HistoryEntry.at, HistoryEntry.why)
+    .where(_THAT_DAY, _FAILED)
+    .order_by(HistoryEntry.at.desc(), HistoryEntry.id.desc())
+    .limit(BADLY_SHOWN)
+)
+
+
+def _longest(session: Session) -> list[Waits]:
+    rows = session.connection().execute(_LONGEST)
+    return [Waits(id, pool, gpus, since_at, Sentence.from_json(why)) for id, pool, gpus, since_at, why in rows]
+
+
+def _badly(session: Session, day: dict[str, dt.datetime]) -> list[Badly]:
+    return [Badly(id, at, Sentence.from_json(why)) for id, at, why in session.connection().execute(_BADLY, day)]
 
 
 # -- the picture ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -17,17 +18,17 @@ from ..allocations import own
 from ..allocations import queries as allocations
 from ..allocations.models import IS_WAITING, Allocation, AllocationChange, Report
 from ..allocations.own import DueReport, Own
-from ..allocations.queries import AllocationRow
 from ..allocations.states import WAITING, AllocationState, ChangeState, ReportState
 from ..bookings import queries as bookings
 from ..bookings.models import Booking
 from ..bookings.prices import price_point
-from ..bookings.queries import BookingRow, Listed
+from ..bookings.queries import Listed
 from ..bookings.states import ON_THE_CLUSTER, OPEN, BookingState
 from ..claims.models import Claim
 from ..claims.states import ClaimState
 from ..db import UtcDateTime
 from ..enterprises.models import Enterprise, Membership
+from ..enterprises.queries import EnterpriseName
 from ..enterprises.states import EnterpriseState
 from ..lifecycle import HistoryEntry
 from ..pools.models import Discount, Limit, Maintenance, Node, NodeInterval, Occupancy, Pool, Tariff
@@ -197,11 +198,25 @@ class Withheld:
 
 
 @dataclass(frozen=True, slots=True)
+class ToApprove:
+    """A booking above its programme's threshold that waits for an operator."""
+
+    id: int
+    title: str
+    gpus: int
+    held_gpu_seconds: int
+    starts_at: dt.datetime | None
+    submitted_at: dt.datetime
+    pool_name: str
+    enterprise: EnterpriseName
+
+
+@dataclass(frozen=True, slots=True)
 class OperatorDesk:
-    requests: list[AllocationRow]
+    requests: list[allocations.Listed]
     requests_waiting: int
     due_today: int
-    bookings: list[BookingRow]
+    bookings: list[ToApprove]
     bookings_waiting: int
     others: dict[Kind, int]  # what else waits for a decision
     nodes_down: list[NodeDown]
@@ -226,32 +241,79 @@ _OTHERS: dict[Kind, sa.ColumnElement[bool]] = {
 }
 
 
+def _bookings_in(states: frozenset[BookingState]) -> sa.ScalarSelect[int]:
+    return sa.select(sa.func.count()).select_from(Booking).where(Booking.state.in_(states)).scalar_subquery()
+
+
+_ASKED = sa.select(sa.func.count()).select_from(Allocation)
+_OPERATORS_COUNTS = sa.select(
+    _ASKED.where(Allocation.state.in_(WAITING)).scalar_subquery(),
+    _ASKED.where(IS_WAITING, Allocation.due_at < sa.bindparam("tonight")).scalar_subquery(),
+    _bookings_in(frozenset({BookingState.SUBMITTED})),
+    _bookings_in(ON_THE_CLUSTER),
+    _bookings_in(frozenset({BookingState.QUEUED, BookingState.CONFIRMED})),
+    *(sa.select(sa.func.count()).where(waits).scalar_subquery() for waits in _OTHERS.values()),
+)
+# The oldest first.
+_TO_APPROVE = (
+    sa.select(
+        Booking.id, Booking.title, Booking.gpus, Booking.held_gpu_seconds, Booking.starts_at, Booking.submitted_at,
+        Pool.name, Enterprise.id, Enterprise.name, Enterprise.name_en,
+    )
+    .join(Pool, Pool.id == Booking.pool_id)
+    .join(Enterprise, Enterprise.id == Booking.enterprise_id)
+    .where(Booking.state == BookingState.SUBMITTED)
+    .order_by(Booking.id)
+    .limit(SHOWN)
+)  # fmt: skip
+_NODES_DOWN = (
+    sa.select(Node, Pool, NodeInterval.starts_at)
+    .join(Pool, Pool.id == Node.pool_id)
+    .outerjoin(NodeInterval, sa.and_(NodeInterval.node_id == Node.id, NodeInterval.ends_at.is_(None)))
+    .where(Node.state == NodeState.DOWN)
+    .order_by(NodeInterval.starts_at, Node.id)
+    .limit(SHOWN)
+)
+_WITHHELD = (
+    sa.select(Occupancy.booking_id, Pool, sa.func.sum(Occupancy.gpus), sa.func.min(Occupancy.stuck_at))
+    .join(Pool, Pool.id == Occupancy.pool_id)
+    .where(Occupancy.stuck_at.is_not(None), Occupancy.released_at.is_(None))
+    .group_by(Occupancy.booking_id, Pool.id)
+    .order_by(Occupancy.booking_id)
+    .limit(SHOWN)
+)
+_MAINTENANCE = (
+    sa.select(Maintenance, Pool)
+    .join(Pool, Pool.id == Maintenance.pool_id)
+    .where(
+        Maintenance.state == MaintenanceState.PLANNED,
+        Maintenance.ends_at > sa.bindparam("now"),
+        Maintenance.starts_at <= sa.bindparam("soon"),
+    )
+    .order_by(Maintenance.starts_at, Maintenance.id)
+    .limit(SHOWN)
+)
+
+
 def operator_desk(session: Session, now: dt.datetime) -> OperatorDesk:
     """Seven queries."""
     tonight = clock.end_of_day(clock.day_of(now))
-    asked = sa.select(sa.func.count()).select_from(Allocation)
-    waiting = asked.where(Allocation.state.in_(WAITING))
-    requests, due, submitted, running, queued, *others = session.execute(
-        sa.select(
-            waiting.scalar_subquery(),
-            asked.where(IS_WAITING, Allocation.due_at < tonight).scalar_subquery(),
-            _bookings_in(frozenset({BookingState.SUBMITTED})),
-            _bookings_in(ON_THE_CLUSTER),
-            _bookings_in(frozenset({BookingState.QUEUED, BookingState.CONFIRMED})),
-            *(sa.select(sa.func.count()).where(waits).scalar_subquery() for waits in _OTHERS.values()),
-        )
-    ).one()
+    requests, due, submitted, running, queued, *others = (
+        session.connection().execute(_OPERATORS_COUNTS, {"tonight": tonight}).one()
+    )
     leader = session.get(Leader, 1)
+    withheld = session.execute(_WITHHELD)
+    maintenance = session.execute(_MAINTENANCE, {"now": now, "soon": now + COMING})
     return OperatorDesk(
         requests=allocations.list_to_decide(session, SHOWN),
         requests_waiting=requests,
         due_today=due,
-        bookings=bookings.list_to_approve(session, SHOWN),
+        bookings=_to_approve(session),
         bookings_waiting=submitted,
         others={kind: n for kind, n in zip(_OTHERS, others, strict=True) if n},
-        nodes_down=_nodes_down(session),
-        withheld=_withheld(session),
-        maintenance=_maintenance(session, now),
+        nodes_down=[NodeDown(*row) for row in session.execute(_NODES_DOWN)],
+        withheld=[Withheld(booking_id, pool, int(gpus), since) for booking_id, pool, gpus, since in withheld],
+        maintenance=[(window, pool) for window, pool in maintenance],
         leader=leader,
         silent=_silent(leader, now),
         running=running,
@@ -259,47 +321,11 @@ def operator_desk(session: Session, now: dt.datetime) -> OperatorDesk:
     )
 
 
-def _bookings_in(states: frozenset[BookingState]) -> sa.ScalarSelect[int]:
-    return sa.select(sa.func.count()).select_from(Booking).where(Booking.state.in_(states)).scalar_subquery()
-
-
-def _nodes_down(session: Session) -> list[NodeDown]:
-    rows = session.execute(
-        sa.select(Node, Pool, NodeInterval.starts_at)
-        .join(Pool, Pool.id == Node.pool_id)
-        .outerjoin(NodeInterval, sa.and_(NodeInterval.node_id == Node.id, NodeInterval.ends_at.is_(None)))
-        .where(Node.state == NodeState.DOWN)
-        .order_by(NodeInterval.starts_at, Node.id)
-        .limit(SHOWN)
-    )
-    return [NodeDown(*row) for row in rows]
-
-
-def _withheld(session: Session) -> list[Withheld]:
-    rows = session.execute(
-        sa.select(Occupancy.booking_id, Pool, sa.func.sum(Occupancy.gpus), sa.func.min(Occupancy.stuck_at))
-        .join(Pool, Pool.id == Occupancy.pool_id)
-        .where(Occupancy.stuck_at.is_not(None), Occupancy.released_at.is_(None))
-        .group_by(Occupancy.booking_id, Pool.id)
-        .order_by(Occupancy.booking_id)
-        .limit(SHOWN)
-    )
-    return [Withheld(booking_id, pool, int(gpus), since) for booking_id, pool, gpus, since in rows]
-
-
-def _maintenance(session: Session, now: dt.datetime) -> list[tuple[Maintenance, Pool]]:
-    rows = session.execute(
-        sa.select(Maintenance, Pool)
-        .join(Pool, Pool.id == Maintenance.pool_id)
-        .where(
-            Maintenance.state == MaintenanceState.PLANNED,
-            Maintenance.ends_at > now,
-            Maintenance.starts_at <= now + COMING,
-        )
-        .order_by(Maintenance.starts_at, Maintenance.id)
-        .limit(SHOWN)
-    )
-    return [(window, pool) for window, pool in rows]
+def _to_approve(session: Session) -> list[ToApprove]:
+    return [
+        ToApprove(id, title, gpus, held, starts_at, submitted_at, pool, EnterpriseName(*firm))
+        for id, title, gpus, held, starts_at, submitted_at, pool, *firm in session.connection().execute(_TO_APPROVE)
+    ]
 
 
 def _silent(leader: Leader | None, now: dt.datetime) -> bool:
@@ -330,7 +356,7 @@ class ToAnswer:
     state: str
     since_at: dt.datetime
     due_at: dt.datetime | None
-    enterprise: Enterprise
+    enterprise: EnterpriseName
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +366,7 @@ class FinanceDesk:
     open_count: int
     to_answer_count: int
     closed: Totals  # what is frozen of last month
-    open: list[tuple[Statement, Enterprise]]  # drafts and in review of last month; approved ones of any month
+    open: list[tuple[Statement, EnterpriseName]]  # drafts and in review of last month; approved ones of any month
     to_answer: list[ToAnswer]
     month: str
     by_pool: list[PoolMonth]
@@ -388,39 +414,51 @@ def finance_desk(session: Session, now: dt.datetime) -> FinanceDesk:
     )
 
 
+_MONTH_TOTALS = (
+    sa.select(
+        Statement.state,
+        sa.func.count(),
+        sa.func.sum(Statement.gpu_seconds),
+        sa.func.sum(Statement.amount_micro_yuan),
+        sa.func.sum(Statement.tax_micro_yuan),
+    )
+    .where(Statement.month == sa.bindparam("month"))
+    .group_by(Statement.state)
+)
+
+
 def _month_totals(session: Session, month: str) -> tuple[dict[StatementState, int], Totals]:
-    rows = session.execute(
-        sa.select(
-            Statement.state,
-            sa.func.count(),
-            sa.func.sum(Statement.gpu_seconds),
-            sa.func.sum(Statement.amount_micro_yuan),
-            sa.func.sum(Statement.tax_micro_yuan),
-        )
-        .where(Statement.month == month)
-        .group_by(Statement.state)
-    ).all()
+    rows = session.connection().execute(_MONTH_TOTALS, {"month": month}).all()
     sums = (sum(int(row[column]) for row in rows) for column in (2, 3, 4))
     return {row[0]: row[1] for row in rows}, Totals(*sums)
 
 
-def _open_statements(session: Session, month: str) -> tuple[int, list[tuple[Statement, Enterprise]]]:
-    """How many there are, and the first of them."""
-    of_the_month = sa.and_(
-        Statement.month == month, Statement.state.in_((StatementState.DRAFT, StatementState.IN_REVIEW))
+_OPEN_STATEMENTS = (
+    sa.select(Statement, Enterprise.id, Enterprise.name, Enterprise.name_en, sa.func.count().over())
+    .join(Enterprise, Enterprise.id == Statement.enterprise_id)
+    .where(
+        sa.or_(
+            sa.and_(
+                Statement.month == sa.bindparam("month"),
+                Statement.state.in_((StatementState.DRAFT, StatementState.IN_REVIEW)),
+            ),
+            Statement.state == StatementState.APPROVED,
+        )
     )
-    rows = session.execute(
-        sa.select(Statement, Enterprise, sa.func.count().over())
-        .join(Enterprise, Enterprise.id == Statement.enterprise_id)
-        .where(sa.or_(of_the_month, Statement.state == StatementState.APPROVED))
-        .order_by(Statement.state, Statement.amount_micro_yuan.desc(), Statement.id)
-        .limit(SHOWN)
-    ).all()
-    return (rows[0][2] if rows else 0), [(statement, enterprise) for statement, enterprise, _all in rows]
+    .order_by(Statement.state, Statement.amount_micro_yuan.desc(), Statement.id)
+    .limit(SHOWN)
+)
 
 
-def _to_answer(session: Session) -> tuple[int, list[ToAnswer]]:
-    """How many there are, and the ones that wait longest."""
+def _open_statements(session: Session, month: str) -> tuple[int, list[tuple[Statement, EnterpriseName]]]:
+    """How many there are, and the first of them."""
+    rows = session.execute(_OPEN_STATEMENTS, {"month": month}).all()
+    found = [(statement, EnterpriseName(id, name, name_en)) for statement, id, name, name_en, _all in rows]
+    return (rows[0][4] if rows else 0), found
+
+
+def _waits_for_finance() -> sa.Select[*tuple[Any, ...]]:
+    """Disputes and claims, the ones first that wait longest, with how many there are in all."""
     disputes = (
         sa.select(
             sa.literal("dispute").label("kind"),
@@ -444,33 +482,51 @@ def _to_answer(session: Session) -> tuple[int, list[ToAnswer]]:
         Claim.enterprise_id,
     ).where(Claim.state.in_((ClaimState.CONFIRMED, ClaimState.CHECKED, ClaimState.APPROVED)))
     waits = sa.union_all(disputes, claims).subquery()
-    rows = session.execute(
-        sa.select(Enterprise, sa.func.count().over(), waits)
-        .join(waits, waits.c.enterprise_id == Enterprise.id)
+    things = [column for column in waits.c if column is not waits.c.enterprise_id]
+    return (
+        sa.select(sa.func.count().over(), *things, Enterprise.id, Enterprise.name, Enterprise.name_en)
+        .join_from(waits, Enterprise, Enterprise.id == waits.c.enterprise_id)
         .order_by(waits.c.since_at, waits.c.kind, waits.c.id)
         .limit(SHOWN)
-    ).all()
-    things = [ToAnswer(row.kind, row.id, row.number, row.state, row.since_at, row.due_at, row[0]) for row in rows]
-    return (rows[0][1] if rows else 0), things
+    )
+
+
+_TO_ANSWER = _waits_for_finance()
+
+
+def _to_answer(session: Session) -> tuple[int, list[ToAnswer]]:
+    """How many there are, and the first of them."""
+    rows = session.connection().execute(_TO_ANSWER).all()
+    return (rows[0][0] if rows else 0), [
+        ToAnswer(kind, id, number, state, since_at, due_at, EnterpriseName(*firm))
+        for _all, kind, id, number, state, since_at, due_at, *firm in rows
+    ]
+
+
+# Added up before prices are looked up: a month has 100,000 charges and a handful of prices.
+_CHARGED = (
+    sa.select(
+        Charge.tariff_id, Charge.discount_id, Charge.weight_milli, sa.func.sum(Charge.gpu_seconds).label("gpu_seconds")
+    )
+    .where(Charge.billed_in == sa.bindparam("month"))
+    .group_by(Charge.tariff_id, Charge.discount_id, Charge.weight_milli)
+    .subquery()
+)
+_BY_POOL = (
+    sa.select(
+        Pool.id, Pool.name, _CHARGED.c.weight_milli, Tariff.id, Tariff.price_micro_yuan, Discount.id, Discount.percent,
+        Discount.price_micro_yuan, _CHARGED.c.gpu_seconds,
+    )
+    .select_from(_CHARGED)
+    .join(Tariff, Tariff.id == _CHARGED.c.tariff_id)
+    .outerjoin(Discount, Discount.id == _CHARGED.c.discount_id)
+    .join(Pool, Pool.id == Tariff.pool_id)
+    .order_by(Pool.name)
+)  # fmt: skip
 
 
 def _by_pool(session: Session, month: str) -> list[PoolMonth]:
-    rows = session.execute(
-        sa.select(
-            Pool.id, Pool.name, Charge.weight_milli, Tariff.id, Tariff.price_micro_yuan, Discount.id, Discount.percent,
-            Discount.price_micro_yuan, sa.func.sum(Charge.gpu_seconds),
-        )
-        .select_from(Charge)
-        .join(Tariff, Tariff.id == Charge.tariff_id)
-        .outerjoin(Discount, Discount.id == Charge.discount_id)
-        .join(Pool, Pool.id == Tariff.pool_id)
-        .where(Charge.billed_in == month)
-        .group_by(
-            Pool.id, Pool.name, Charge.weight_milli, Tariff.id, Tariff.price_micro_yuan, Discount.id, Discount.percent,
-            Discount.price_micro_yuan,
-        )
-        .order_by(Pool.name)
-    )  # fmt: skip
+    rows = session.connection().execute(_BY_POOL, {"month": month})
     found: dict[int, PoolMonth] = {}
     for id, name, weight, tariff_id, price, discount_id, percent, contract, seconds in rows:
         point = price_point(tariff_id, price, discount_id, percent, contract, weight)
@@ -480,14 +536,17 @@ def _by_pool(session: Session, month: str) -> list[PoolMonth]:
     return list(found.values())
 
 
+_PRICES = (
+    sa.select(Pool, Tariff)
+    .outerjoin(Tariff, sa.and_(Tariff.pool_id == Pool.id, Tariff.from_hour.is_(None)))
+    .order_by(Pool.name, Tariff.from_on)
+)
+
+
 def _prices(session: Session, now: dt.datetime) -> tuple[list[Pool], list[tuple[Pool, Tariff]]]:
     """Pools that have no price today, and prices that begin on a day to come: one query."""
     today = clock.day_of(now)
-    rows = session.execute(
-        sa.select(Pool, Tariff)
-        .outerjoin(Tariff, sa.and_(Tariff.pool_id == Pool.id, Tariff.from_hour.is_(None)))
-        .order_by(Pool.name, Tariff.from_on)
-    ).all()
+    rows = session.execute(_PRICES).all()
     priced = {pool.id for pool, tariff in rows if tariff is not None and tariff.from_on <= today}
     without = {pool.id: pool for pool, _tariff in rows if pool.id not in priced}
     changes = [(pool, tariff) for pool, tariff in rows if tariff is not None and tariff.from_on > today]
@@ -578,40 +637,49 @@ def admin_desk(session: Session, now: dt.datetime) -> AdminDesk:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    allocations: list[AllocationRow]
+    allocations: list[allocations.Listed]
     limits: list[tuple[Limit, Pool]]
     open_bookings: int
     month: str
     month_gpu_seconds: int
 
 
+_OPENED = (
+    sa.select(sa.func.count())
+    .select_from(Booking)
+    .where(Booking.enterprise_id == sa.bindparam("firm"), Booking.state.in_(OPEN))
+    .scalar_subquery()
+)
+_USED = (
+    sa.select(sa.func.coalesce(sa.func.sum(UsageRecord.gpu_seconds), 0))
+    .where(
+        UsageRecord.enterprise_id == sa.bindparam("firm"),
+        UsageRecord.day_on >= sa.bindparam("first"),
+        UsageRecord.day_on < sa.bindparam("until"),
+    )
+    .scalar_subquery()
+)
+_FIGURES = sa.select(_OPENED, _USED)
+_LIMITS = (
+    sa.select(Limit, Pool)
+    .join(Pool, Pool.id == Limit.pool_id)
+    .where(Limit.enterprise_id == sa.bindparam("firm"))
+    .order_by(Pool.name)
+)
+
+
 def overview(session: Session, enterprise_id: int, by: Actor, now: dt.datetime) -> Overview:
     """Four queries. The actor may see the enterprise."""
     month = clock.month_of(now)
     start, end = clock.month_bounds(month)
-    used = sa.select(sa.func.coalesce(sa.func.sum(UsageRecord.gpu_seconds), 0)).where(
-        UsageRecord.enterprise_id == enterprise_id,
-        UsageRecord.day_on >= clock.day_of(start),
-        UsageRecord.day_on < clock.day_of(end),
-    )
-    opened = (
-        sa.select(sa.func.count())
-        .select_from(Booking)
-        .where(Booking.enterprise_id == enterprise_id, Booking.state.in_(OPEN))
-    )
-    open_bookings, seconds = session.execute(sa.select(opened.scalar_subquery(), used.scalar_subquery())).one()
-    limits = session.execute(
-        sa.select(Limit, Pool)
-        .join(Pool, Pool.id == Limit.pool_id)
-        .where(Limit.enterprise_id == enterprise_id)
-        .order_by(Pool.name)
-    )
+    days = {"first": clock.day_of(start), "until": clock.day_of(end)}
+    open_bookings, seconds = session.connection().execute(_FIGURES, {"firm": enterprise_id, **days}).one()
     which = allocations.Which(enterprise_id=enterprise_id)
     return Overview(
         allocations=allocations.list_allocations(
             session, by, states=allocations.CURRENT | allocations.REQUESTS, which=which
         ),
-        limits=[(limit, pool) for limit, pool in limits],
+        limits=[(limit, pool) for limit, pool in session.execute(_LIMITS, {"firm": enterprise_id})],
         open_bookings=open_bookings,
         month=month,
         month_gpu_seconds=int(seconds),

@@ -9,7 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,6 +25,7 @@ from ..bookings.models import Booking
 from ..bookings.states import BookingKind, BookingState
 from ..db import UtcDateTime
 from ..enterprises.models import Enterprise
+from ..enterprises.queries import EnterpriseName
 from ..enterprises.states import EnterpriseState
 from ..language import N_
 from ..notices.models import Delivery, Notice
@@ -122,7 +124,7 @@ class Item:
     assigned_to: int | None
     escalated: bool
     target_id: int | None  # what it is about, where that is another row; of a request its open step
-    enterprise: Enterprise | None
+    enterprise: EnterpriseName | None
     pool_name: str | None
 
     @property
@@ -151,16 +153,34 @@ class Rules:
 
 def load(session: Session, which: Which, rules: Rules, by: Actor, now: dt.datetime) -> Queue:
     """Two queries, whatever waits."""
-    branches = _branches(session, rules, by, now)
-    narrowed = {kind: _narrow(kind, query, which, by, now) for kind, query in branches.items()}
-    wanted = {kind: query for kind, query in narrowed.items() if query is not None and which.kind in (None, kind)}
-    counts = _count(session, {kind: query for kind, query in narrowed.items() if query is not None})
-    items: list[Item] = []
-    if wanted:
-        items = _page(session, [_after(kind, query, which.after) for kind, query in wanted.items()])
+    seen = frozenset(kind for kind in Kind if kind is not Kind.MAIL or by.may(Permission.MAIL_VIEW))
+    kinds = frozenset(kind for kind in seen if by.may(DEALS_WITH[kind])) if which.mine else seen
+    on_postgresql = session.get_bind().dialect.name == "postgresql"
+    values = {
+        "now": now,
+        "failed_since": now - dt.timedelta(days=rules.desk.failed_days),
+        "by": by.user_id,
+        "roles": list(by.roles),
+        "is_operator": Role.OPERATOR in by.roles,
+    }
+    of_all = _Narrowed(kinds, which.mine, which.late, rules, on_postgresql)
+    counts = _count(session, of_all, values)
+    wanted = kinds if which.kind is None else kinds & {which.kind}
+    items = _page(session, replace(of_all, kinds=wanted), which.after, values) if wanted else []
     rest = items[PAGE:]
     items = items[:PAGE]
     return Queue(items, items[-1].place if rest else None, counts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Narrowed:
+    """All that the text of a statement depends on. Each text is made once: making it costs ten times its run."""
+
+    kinds: frozenset[Kind]
+    mine: bool
+    late: bool
+    rules: Rules
+    on_postgresql: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +194,11 @@ class _Branch:
     whole: bool = False  # already one row: nothing to count or to go on from
 
 
-def _branches(session: Session, rules: Rules, by: Actor, now: dt.datetime) -> dict[Kind, _Branch]:
-    later = _later(session)
+def _branches(narrowed: _Narrowed) -> dict[Kind, _Branch]:
+    rules, later = narrowed.rules, _later_on_postgresql if narrowed.on_postgresql else _later_on_sqlite
     branches = {
         Kind.ENTERPRISE: _enterprises(later(Enterprise.applied_at, rules.desk.enterprise_days * DAY)),
-        Kind.REQUEST: _requests(by),
+        Kind.REQUEST: _requests(),
         Kind.CHANGE: _changes(),
         Kind.APPEAL: _appeals(),
         Kind.REPORT: _reports(later(Report.handed_in_at, rules.desk.report_days * DAY)),
@@ -191,25 +211,21 @@ def _branches(session: Session, rules: Rules, by: Actor, now: dt.datetime) -> di
                 else_=later(Booking.submitted_at, rules.bookings.undecided_lapses_working_days * DAY),
             )
         ),
-        Kind.INSTRUCTION: _instructions(now - dt.timedelta(days=rules.desk.failed_days)),
+        Kind.INSTRUCTION: _instructions(),
         Kind.MAIL: _mail(),
-        Kind.JOB: _jobs(now - dt.timedelta(days=rules.desk.failed_days)),
+        Kind.JOB: _jobs(),
     }
-    if not by.may(Permission.MAIL_VIEW):
-        del branches[Kind.MAIL]
-    return branches
+    return {kind: _narrow(branch, narrowed) for kind, branch in branches.items() if kind in narrowed.kinds}
 
 
-def _later(session: Session) -> Any:
-    """A function that moves an instant's column by seconds, in the store's own words."""
-    if session.get_bind().dialect.name == "postgresql":
-        return lambda column, seconds: column + sa.literal(dt.timedelta(seconds=seconds), sa.Interval())
+def _later_on_postgresql(column: Any, seconds: int) -> Any:
+    """An instant's column moved by seconds, in the store's own words."""
+    return column + sa.literal(dt.timedelta(seconds=seconds), sa.Interval())
 
-    def on_sqlite(column: Any, seconds: int) -> Any:
-        moved = sa.func.strftime("%Y-%m-%d %H:%M:%f000", column, f"{seconds:+d} seconds")
-        return sa.type_coerce(moved, UtcDateTime())
 
-    return on_sqlite
+def _later_on_sqlite(column: Any, seconds: int) -> Any:
+    moved = sa.func.strftime("%Y-%m-%d %H:%M:%f000", column, f"{seconds:+d} seconds")
+    return sa.type_coerce(moved, UtcDateTime())
 
 
 def _row(
@@ -251,7 +267,7 @@ def _enterprises(due: Any) -> _Branch:
     return _Branch(query, Enterprise.applied_at, Enterprise.id)
 
 
-def _requests(by: Actor) -> _Branch:
+def _requests() -> _Branch:
     """By the time that was promised; with the step that is open now, if the track has steps."""
     query = (
         _row(
@@ -278,9 +294,9 @@ def _requests(by: Actor) -> _Branch:
         .where(IS_WAITING)
     )
     mine = sa.or_(
-        RequestStep.assigned_to == by.user_id,
-        sa.and_(RequestStep.assigned_to.is_(None), RequestStep.role.in_([role for role in by.roles])),
-        sa.and_(RequestStep.id.is_(None), sa.literal(Role.OPERATOR in by.roles)),
+        RequestStep.assigned_to == sa.bindparam("by", type_=sa.Integer),
+        sa.and_(RequestStep.assigned_to.is_(None), RequestStep.role.in_(sa.bindparam("roles", expanding=True))),
+        sa.and_(RequestStep.id.is_(None), sa.bindparam("is_operator", type_=sa.Boolean)),
     )
     return _Branch(query, Allocation.due_at, Allocation.id, mine)
 
@@ -344,7 +360,7 @@ def _bookings(due: Any) -> _Branch:
     return _Branch(query, due, Booking.id)
 
 
-def _instructions(since: dt.datetime) -> _Branch:
+def _instructions() -> _Branch:
     """Failed, and nobody has asked for anything else of the same thing since."""
     newer = orm.aliased(Instruction)
     query = _row(
@@ -357,7 +373,7 @@ def _instructions(since: dt.datetime) -> _Branch:
     ).where(
         Instruction.state == InstructionState.FAILED,
         Instruction.target_kind != "timetable",
-        Instruction.answered_at >= since,
+        Instruction.answered_at >= sa.bindparam("failed_since"),
         ~sa.exists().where(
             newer.target_kind == Instruction.target_kind,
             newer.target_id == Instruction.target_id,
@@ -378,14 +394,14 @@ def _mail() -> _Branch:
     return _Branch(query, failed.c.since, sa.literal(0), whole=True)
 
 
-def _jobs(since: dt.datetime) -> _Branch:
+def _jobs() -> _Branch:
     """Entries of the timetable whose last run failed."""
     later = orm.aliased(TimetableRun)
     failed = (
         sa.select(TimetableRun.entry, sa.func.max(TimetableRun.due_at).label("due_at"))
         .where(
             TimetableRun.error.is_not(None),
-            TimetableRun.due_at >= since,
+            TimetableRun.due_at >= sa.bindparam("failed_since"),
             ~sa.exists().where(
                 later.entry == TimetableRun.entry,
                 later.due_at > TimetableRun.due_at,
@@ -404,62 +420,72 @@ def _jobs(since: dt.datetime) -> _Branch:
     return _Branch(query, failed.c.due_at, TimetableEntry.id)
 
 
-def _narrow(kind: Kind, branch: _Branch, which: Which, by: Actor, now: dt.datetime) -> _Branch | None:
-    """None when nothing of this kind can be in it."""
+def _narrow(branch: _Branch, narrowed: _Narrowed) -> _Branch:
     query = branch.query
-    if which.mine:
-        if not by.may(DEALS_WITH[kind]):
-            return None
-        if branch.mine is not None:
-            query = query.where(branch.mine)
-    if which.late:
-        query = query.where(query.selected_columns.due_at < now)
-    return _Branch(query, branch.due, branch.id, branch.mine, branch.whole)
+    if narrowed.mine and branch.mine is not None:
+        query = query.where(branch.mine)
+    if narrowed.late:
+        query = query.where(query.selected_columns.due_at < sa.bindparam("now", type_=UtcDateTime()))
+    return replace(branch, query=query)
 
 
-def _after(kind: Kind, branch: _Branch, place: Place | None) -> sa.Select[Any]:
-    """The branch's first rows behind the place."""
+def _after(kind: Kind, branch: _Branch, place: Kind | None) -> sa.Select[Any]:
+    """The branch's first rows behind a place of that kind."""
     query = branch.query
     if place is not None:
-        due = query.selected_columns.due_at
-        if kind > place.kind:
-            query = query.where(due >= place.due_at)
-        elif kind < place.kind:
-            query = query.where(due > place.due_at)
+        due, due_at = query.selected_columns.due_at, sa.bindparam("place_due_at", type_=UtcDateTime())
+        if kind > place:
+            query = query.where(due >= due_at)
+        elif kind < place:
+            query = query.where(due > due_at)
         else:
             query = query.where(
-                due >= place.due_at, sa.or_(due > place.due_at, branch.id > place.id)
+                due >= due_at, sa.or_(due > due_at, branch.id > sa.bindparam("place_id", type_=sa.Integer))
             )  # fmt: skip
     if branch.whole:
         return query
     return query.order_by(branch.due, branch.id).limit(PAGE + 1)
 
 
-def _count(session: Session, branches: Mapping[Kind, _Branch]) -> dict[Kind, int]:
-    counted = {
-        kind: sa.select(sa.func.count()).select_from(
-            branch.query.with_only_columns(branch.id).order_by(None).limit(MOST_COUNTED).subquery()
-        )
-        for kind, branch in branches.items()
-        if not branch.whole
-    }
-    if not counted:
+def _count(session: Session, narrowed: _Narrowed, values: Mapping[str, Any]) -> dict[Kind, int]:
+    if not narrowed.kinds:
         return {}
-    whole = [
-        sa.select(branch.query.with_only_columns(branch.query.selected_columns.number).subquery().c.number)
-        for branch in branches.values()
-        if branch.whole
-    ]
-    columns = [query.scalar_subquery() for query in [*counted.values(), *whole]]
-    row = session.execute(sa.select(*columns)).one()
-    kinds = [*counted, *(kind for kind, branch in branches.items() if branch.whole)]
-    found = {kind: int(number or 0) for kind, number in zip(kinds, row, strict=True)}
-    return {kind: min(1, number) if branches[kind].whole else number for kind, number in found.items()}
+    row = session.connection().execute(_counting(narrowed), values).one()
+    return {Kind(kind): int(number or 0) for kind, number in row._mapping.items()}
 
 
-def _page(session: Session, queries: Sequence[sa.Select[Any]]) -> list[Item]:
+@lru_cache(maxsize=64)
+def _counting(narrowed: _Narrowed) -> sa.Select[*tuple[Any, ...]]:
+    """One row: a number for each kind, at most MOST_COUNTED."""
+
+    def number(branch: _Branch) -> sa.ScalarSelect[int]:
+        if branch.whole:
+            return sa.select(sa.func.count()).select_from(branch.query.subquery()).scalar_subquery()
+        rows = branch.query.with_only_columns(branch.id).order_by(None).limit(MOST_COUNTED)
+        return sa.select(sa.func.count()).select_from(rows.subquery()).scalar_subquery()
+
+    return sa.select(*(number(branch).label(str(kind)) for kind, branch in _branches(narrowed).items()))
+
+
+def _page(session: Session, narrowed: _Narrowed, after: Place | None, values: Mapping[str, Any]) -> list[Item]:
+    """A page's rows and one more, if there is one."""
+    place = {} if after is None else {"place_due_at": after.due_at, "place_id": after.id}
+    found = session.connection().execute(_paging(narrowed, after and after.kind), {**values, **place}).all()
+    return [
+        Item(
+            Kind(kind), id, due_at, since_at, text, number, assigned_to, bool(escalated), target_id,
+            None if firm is None else EnterpriseName(firm, name, name_en), pool,
+        )
+        for kind, id, due_at, since_at, text, number, assigned_to, escalated, target_id, firm, name, name_en, pool
+        in found
+    ]  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _paging(narrowed: _Narrowed, after: Kind | None) -> sa.Select[*tuple[Any, ...]]:
+    queries = [_after(kind, branch, after) for kind, branch in _branches(narrowed).items()]
     rows = sa.union_all(*(sa.select(query.subquery()) for query in queries)).subquery("waiting")
-    found = session.execute(
+    return (
         sa.select(
             rows.c.kind,
             rows.c.id,
@@ -470,7 +496,9 @@ def _page(session: Session, queries: Sequence[sa.Select[Any]]) -> list[Item]:
             rows.c.assigned_to,
             rows.c.escalated,
             rows.c.target_id,
-            Enterprise,
+            Enterprise.id,
+            Enterprise.name,
+            Enterprise.name_en,
             Pool.name,
         )
         .outerjoin(Enterprise, Enterprise.id == rows.c.enterprise_id)
@@ -478,7 +506,3 @@ def _page(session: Session, queries: Sequence[sa.Select[Any]]) -> list[Item]:
         .order_by(rows.c.due_at, rows.c.kind, rows.c.id)
         .limit(PAGE + 1)
     )
-    return [
-        Item(Kind(kind), id, due_at, since_at, text, number, assigned_to, bool(escalated), target_id, firm, pool)
-        for kind, id, due_at, since_at, text, number, assigned_to, escalated, target_id, firm, pool in found
-    ]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from ..access import SYSTEM, Actor, Role
+from ..lifecycle import Lifecycle
 from ..sentences import NotFound
 from ..signin import queries as signin
 from ..signin.models import BureauRole, SshKey, User
 from ..signin.queries import SignedIn
 from .models import CreditBreach, Enterprise, Invitation, Membership, RelatedParty
-from .states import EnterpriseState
+from .states import LIFE, EnterpriseState, SizeClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,15 @@ def actor_for(session: Session, user_id: int, enterprise_id: int | None = None) 
     return actor
 
 
+@dataclass(frozen=True, slots=True)
+class EnterpriseName:
+    """What a list shows of an enterprise."""
+
+    id: int
+    name: str
+    name_en: str | None
+
+
 def get_enterprise(session: Session, enterprise_id: int, by: Actor) -> Enterprise:
     """The bureau sees all, a member only the enterprise acted for: another one does not exist."""
     if by is not SYSTEM and not by.is_bureau and by.enterprise_id != enterprise_id:
@@ -139,30 +150,73 @@ def get_enterprise(session: Session, enterprise_id: int, by: Actor) -> Enterpris
     return enterprise
 
 
-def every_enterprise(find: str = "", state: EnterpriseState | None = None) -> sa.Select[Enterprise]:
-    """Newest first, those that wait for verification oldest first; `find` is part of a name or of the credit code."""
-    query = sa.select(Enterprise)
-    if state is not None:
-        query = query.where(Enterprise.state == state)
-    if state is EnterpriseState.APPLIED:
-        query = query.order_by(Enterprise.applied_at, Enterprise.id)
-    else:
-        query = query.order_by(Enterprise.id.desc())
-    if find:
-        query = query.where(
-            sa.or_(
-                Enterprise.name.icontains(find, autoescape=True),
-                Enterprise.name_en.icontains(find, autoescape=True),
-                Enterprise.credit_code.icontains(find, autoescape=True),
-            )
-        )
-    return query
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An enterprise in the bureau's list. `members` leaves out people whose access was taken away."""
+
+    LIFE: ClassVar[Lifecycle] = LIFE
+    id: int
+    name: str
+    name_en: str | None
+    state: EnterpriseState
+    credit_code: str | None
+    size_class: SizeClass
+    applied_at: dt.datetime
+    members: int
+
+
+_MEMBERS = (
+    sa.select(sa.func.count())
+    .join_from(Membership, User, User.id == Membership.user_id)
+    .where(Membership.enterprise_id == Enterprise.id, User.disabled_at.is_(None))
+    .correlate(Enterprise)
+    .scalar_subquery()
+)
+_LISTED = sa.select(
+    Enterprise.id, Enterprise.name, Enterprise.name_en, Enterprise.state, Enterprise.credit_code,
+    Enterprise.size_class, Enterprise.applied_at, _MEMBERS,
+)  # fmt: skip
+_WAITS_FIRST = (Enterprise.applied_at, Enterprise.id)
+
+
+@cache
+def _listing(state: EnterpriseState | None) -> sa.Select[*tuple[Any, ...]]:
+    """Newest first, those that wait for verification oldest first."""
+    query = _LISTED if state is None else _LISTED.where(Enterprise.state == state)
+    order = _WAITS_FIRST if state is EnterpriseState.APPLIED else (Enterprise.id.desc(),)
+    return query.order_by(*order).limit(sa.bindparam("limit")).offset(sa.bindparam("offset"))
+
+
+def fits(find: str) -> sa.ColumnElement[bool]:
+    """`find` is part of a name or of the credit code."""
+    return sa.or_(
+        Enterprise.name.icontains(find, autoescape=True),
+        Enterprise.name_en.icontains(find, autoescape=True),
+        Enterprise.credit_code.icontains(find, autoescape=True),
+    )
+
+
+def list_enterprises(
+    session: Session, find: str, state: EnterpriseState | None, *, offset: int, limit: int
+) -> list[Listed]:
+    """One page; the empty text finds all."""
+    query = _listing(state).where(fits(find)) if find else _listing(state)
+    rows = session.connection().execute(query, {"limit": limit, "offset": offset}).all()
+    return [Listed(*row) for row in rows]
+
+
+def count_fitting(session: Session, find: str, state: EnterpriseState | None) -> int:
+    query = sa.select(sa.func.count()).select_from(Enterprise).where(fits(find))
+    return session.scalar(query if state is None else query.where(Enterprise.state == state)) or 0
+
+
+_BY_STATE = sa.select(Enterprise.state, sa.func.count()).group_by(Enterprise.state)
 
 
 def count_by_state(session: Session) -> dict[EnterpriseState, int]:
     """One query; a state that no enterprise is in is 0."""
     found = dict.fromkeys(EnterpriseState, 0)
-    for state, n in session.execute(sa.select(Enterprise.state, sa.func.count()).group_by(Enterprise.state)):
+    for state, n in session.connection().execute(_BY_STATE):
         found[state] = n
     return found
 
@@ -171,8 +225,12 @@ def list_to_verify(session: Session, limit: int) -> list[Enterprise]:
     """What waits for an operator, longest first: teams only once their sponsor has confirmed."""
     return list(
         session.scalars(
-            every_enterprise(state=EnterpriseState.APPLIED)
-            .where(sa.or_(Enterprise.credit_code.is_not(None), Enterprise.sponsor_confirmed_at.is_not(None)))
+            sa.select(Enterprise)
+            .where(
+                Enterprise.state == EnterpriseState.APPLIED,
+                sa.or_(Enterprise.credit_code.is_not(None), Enterprise.sponsor_confirmed_at.is_not(None)),
+            )
+            .order_by(*_WAITS_FIRST)
             .limit(limit)
         )
     )
@@ -321,17 +379,10 @@ def get_member(session: Session, enterprise_id: int, user_id: int) -> MemberRow:
     return MemberRow(*row)
 
 
-def count_members(session: Session, enterprise_ids: Iterable[int]) -> dict[int, int]:
-    found = dict.fromkeys(enterprise_ids, 0)
-    rows = session.execute(
-        sa.select(Membership.enterprise_id, sa.func.count())
-        .join(User, User.id == Membership.user_id)
-        .where(Membership.enterprise_id.in_(found), User.disabled_at.is_(None))
-        .group_by(Membership.enterprise_id)
-    )
-    for enterprise_id, members in rows:
-        found[enterprise_id] = members
-    return found
+def count_members(session: Session, enterprise_id: int) -> int:
+    """People whose access was taken away are left out."""
+    query = sa.select(_MEMBERS).select_from(Enterprise).where(Enterprise.id == enterprise_id)
+    return session.scalar(query) or 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,13 +61,16 @@ def index() -> ResponseReturnValue:
     if not by.is_bureau:
         return redirect(url_for("desk.enterprise", enterprise_id=by.enterprise_id))
     find, state = _searched(), _state_asked()
-    page, rows = paging.rows_of(read(), queries.every_enterprise(find, state))
+    counts = queries.count_by_state(read())
+    if find:
+        page = paging.page_of(queries.count_fitting(read(), find, state))
+    else:
+        page = paging.page_of(sum(counts.values()) if state is None else counts[state])
     return render_template(
         "enterprises/index.html",
         page=page,
-        rows=rows,
-        members=queries.count_members(read(), [enterprise.id for enterprise in rows]),
-        counts=queries.count_by_state(read()),
+        rows=queries.list_enterprises(read(), find, state, offset=page.offset, limit=page.size),
+        counts=counts,
         find=find,
         chosen=state,
         states=EnterpriseState,
@@ -625,7 +628,7 @@ def members() -> ResponseReturnValue:
     by = actor()
     if by.enterprise_id is None:
         return redirect(url_for("enterprises.index"))
-    page = paging.page_of(queries.count_members(read(), [by.enterprise_id])[by.enterprise_id])
+    page = paging.page_of(queries.count_members(read(), by.enterprise_id))
     return render_template(
         "enterprises/members.html",
         page=page,

@@ -28,14 +28,17 @@ class Balance:
         return self.available + self.held + self.used + self.withheld + self.expired - self.overdraft
 
 
+_ACCOUNTS = sa.select(LedgerAccount.owner, LedgerAccount.bucket, LedgerAccount.balance).where(
+    LedgerAccount.owner.in_(sa.bindparam("owners", expanding=True))
+)
+
+
 def balances(session: Session, allocation_ids: Iterable[int]) -> dict[int, Balance]:
     """One query for any number of allocations; allocations without accounts (not awarded yet) have zeros."""
     owners = {service.allocation(id): id for id in allocation_ids}
-    rows = session.execute(
-        sa.select(LedgerAccount.owner, LedgerAccount.bucket, LedgerAccount.balance).where(
-            LedgerAccount.owner.in_(owners)
-        )
-    )
+    if not owners:
+        return {}
+    rows = session.connection().execute(_ACCOUNTS, {"owners": list(owners)}).all()
     found: dict[int, dict[str, int]] = {id: {} for id in owners.values()}
     for owner, bucket, balance in rows:
         found[owners[owner]][bucket.value] = -balance if bucket is Bucket.OVERDRAFT else balance

@@ -47,8 +47,11 @@ def get_pool(session: Session, pool_id: int) -> Pool:
     return pool
 
 
+_POOLS = sa.select(Pool).order_by(Pool.name)
+
+
 def list_pools(session: Session) -> list[Pool]:
-    return list(session.scalars(sa.select(Pool).order_by(Pool.name)))
+    return list(session.scalars(_POOLS))
 
 
 # Every pass of the metering and every booking reads these: columns, not objects, and all of them at once.
@@ -436,38 +439,54 @@ class Picture:
         ]
 
 
+_THESE_POOLS: sa.BindParameter[Any] = sa.bindparam("pools", expanding=True)
+_PICTURED_KEPT = sa.select(OptionPlace).where(OptionPlace.pool_id.in_(_THESE_POOLS))
+_PICTURED_NODES = sa.select(Node).where(Node.pool_id.in_(_THESE_POOLS)).order_by(Node.position)
+_PICTURED_USES = (
+    sa.select(
+        Occupancy.pool_id,
+        Occupancy.node_id,
+        Occupancy.booking_id,
+        Occupancy.gpu_mask,
+        Occupancy.starts_at,
+        Occupancy.ends_at,
+        Occupancy.released_at,
+        Occupancy.stuck_at,
+    )
+    .where(
+        Occupancy.pool_id.in_(_THESE_POOLS),
+        sa.or_(Occupancy.ends_at > sa.bindparam("now"), Occupancy.released_at.is_(None)),
+    )
+    .order_by(Occupancy.starts_at, Occupancy.booking_id)
+)
+_PICTURED_WINDOWS = (
+    sa.select(Maintenance)
+    .where(
+        Maintenance.pool_id.in_(_THESE_POOLS),
+        Maintenance.state == MaintenanceState.PLANNED,
+        Maintenance.ends_at > sa.bindparam("now"),
+    )
+    .order_by(Maintenance.starts_at, Maintenance.id)
+)
+
+
 def pictures(session: Session, pools: Sequence[Pool], now: dt.datetime) -> list[Picture]:
     """Four queries, however many pools there are."""
     ids, second = [pool.id for pool in pools], int(now.timestamp())
+    these = {"pools": ids, "now": now}
     nodes: dict[int, list[Node]] = {id: [] for id in ids}
     uses: dict[int, list[Use]] = {id: [] for id in ids}
     windows: dict[int, list[Maintenance]] = {id: [] for id in ids}
     kept: dict[int, list[OptionPlace]] = {id: [] for id in ids}
-    for place in session.scalars(sa.select(OptionPlace).where(OptionPlace.pool_id.in_(ids))):
+    for place in session.scalars(_PICTURED_KEPT, these):
         kept[place.pool_id].append(place)
-    for node in session.scalars(sa.select(Node).where(Node.pool_id.in_(ids)).order_by(Node.position)):
+    for node in session.scalars(_PICTURED_NODES, these):
         nodes[node.pool_id].append(node)
-    for pool_id, node_id, booking_id, mask, starts_at, ends_at, released_at, stuck_at in session.execute(
-        sa.select(
-            Occupancy.pool_id,
-            Occupancy.node_id,
-            Occupancy.booking_id,
-            Occupancy.gpu_mask,
-            Occupancy.starts_at,
-            Occupancy.ends_at,
-            Occupancy.released_at,
-            Occupancy.stuck_at,
-        )
-        .where(Occupancy.pool_id.in_(ids), sa.or_(Occupancy.ends_at > now, Occupancy.released_at.is_(None)))
-        .order_by(Occupancy.starts_at, Occupancy.booking_id)
-    ):
+    found = session.connection().execute(_PICTURED_USES, these).all()
+    for pool_id, node_id, booking_id, mask, starts_at, ends_at, released_at, stuck_at in found:
         until = _taken_until(int(ends_at.timestamp()), released_at, stuck_at, second)
         uses[pool_id].append(Use(node_id, booking_id, mask, starts_at, ends_at, until))
-    for window in session.scalars(
-        sa.select(Maintenance)
-        .where(Maintenance.pool_id.in_(ids), Maintenance.state == MaintenanceState.PLANNED, Maintenance.ends_at > now)
-        .order_by(Maintenance.starts_at, Maintenance.id)
-    ):
+    for window in session.scalars(_PICTURED_WINDOWS, these):
         windows[window.pool_id].append(window)
     return [Picture(pool, now, nodes[pool.id], uses[pool.id], windows[pool.id], kept[pool.id]) for pool in pools]
 

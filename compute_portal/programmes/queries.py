@@ -17,6 +17,15 @@ from .models import CardWeight, Programme, ProgrammePool, ProgrammeVersion
 from .rules import Rules
 
 
+@dataclass(frozen=True, slots=True)
+class ProgrammeName:
+    """What a list shows of a programme."""
+
+    id: int
+    name: str
+    name_en: str | None
+
+
 def get_programme(session: Session, programme_id: int) -> Programme:
     programme = session.get(Programme, programme_id)
     if programme is None:

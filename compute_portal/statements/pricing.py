@@ -16,7 +16,7 @@ from ..subsidies.rules import Cost, Entitled, Relief, Take, relieve, takes_of
 from ..usage.models import ChargeKind
 
 # thousandths of a card × seconds → hours, then micro-yuan → fen
-_TO_FEN = 1_000 * units.SECONDS_PER_HOUR * units.MICRO_PER_FEN
+TO_FEN = 1_000 * units.SECONDS_PER_HOUR * units.MICRO_PER_FEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ GivenBefore = Mapping[tuple[int, int, int | None, int], tuple[int, Fraction]]
 
 def to_fen(gpu_seconds: int, weight_milli: int, price_micro_yuan: int) -> int:
     """The price of GPU-seconds at a weight and a price per GPU-hour: one division, to the fen, half up."""
-    return units.round_half_up(gpu_seconds * weight_milli * price_micro_yuan, _TO_FEN) * units.MICRO_PER_FEN
+    return units.round_half_up(gpu_seconds * weight_milli * price_micro_yuan, TO_FEN) * units.MICRO_PER_FEN
 
 
 def price(

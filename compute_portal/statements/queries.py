@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -13,7 +15,9 @@ from sqlalchemy.orm import Session
 from .. import units
 from ..access import SYSTEM, Actor, Columns, must_see, visible
 from ..bookings.models import Booking
+from ..enterprises import queries as enterprises
 from ..enterprises.models import Enterprise
+from ..enterprises.queries import EnterpriseName
 from ..pools.models import Pool
 from ..sentences import NotFound
 from ..subsidies.models import Scheme, SchemeVersion
@@ -151,10 +155,14 @@ def names_of_schemes(session: Session, version_ids: Iterable[int | None]) -> dic
     return {id: (name, name_en) for id, name, name_en in rows}
 
 
+_MONTHS = sa.select(Statement.month).distinct().order_by(Statement.month.desc()).limit(sa.bindparam("limit"))
+_OWN_MONTHS = _MONTHS.where(Statement.enterprise_id == sa.bindparam("own_id"))
+
+
 def list_months(session: Session, by: Actor, limit: int = 24) -> list[str]:
     """Months that have statements, newest first."""
-    query = sa.select(Statement.month).distinct().order_by(Statement.month.desc()).limit(limit)
-    return list(session.scalars(visible(query, Statement.enterprise_id, by)))
+    query = _OWN_MONTHS if by is not SYSTEM and not by.is_bureau else _MONTHS
+    return list(session.connection().scalars(query, {"own_id": by.enterprise_id, "limit": limit}))
 
 
 _SUMS = tuple(
@@ -183,14 +191,15 @@ class Which:
 ONLY = ("ready", "missing", "disputed", "overdue")
 
 
-def _of_kind(only: str, today: dt.date | None) -> sa.ColumnElement[bool]:
+def _of_kind(only: str) -> sa.ColumnElement[bool]:
     if only == "ready":
         return sa.and_(Statement.state == StatementState.APPROVED, _without_gap())
     if only == "missing":
         return sa.and_(Statement.incomplete_since.is_not(None), Statement.state.not_in(FINAL))
     if only == "disputed":
         return Statement.id.in_(sa.select(Dispute.statement_id).where(Dispute.state == DisputeState.OPENED))
-    return sa.and_(Statement.state == StatementState.ISSUED, Statement.pay_until_on < today, _owed() > 0)
+    late = Statement.pay_until_on < sa.bindparam("today", type_=sa.Date)
+    return sa.and_(Statement.state == StatementState.ISSUED, late, _owed() > 0)
 
 
 def _without_gap() -> sa.ColumnElement[bool]:
@@ -226,14 +235,21 @@ class Overview:
     only: dict[str, int]
 
 
+_OVERVIEW = (
+    sa.select(
+        Statement.state,
+        sa.func.count(),
+        *_SUMS,
+        *(sa.func.coalesce(sa.func.sum(sa.case((_of_kind(only), 1), else_=0)), 0) for only in ONLY),
+    )
+    .where(Statement.month == sa.bindparam("month"))
+    .group_by(Statement.state)
+)
+
+
 def overview(session: Session, month: str, today: dt.date) -> Overview:
     """One query. Drafts count, but nothing is frozen in them."""
-    asks = [sa.func.coalesce(sa.func.sum(sa.case((_of_kind(only, today), 1), else_=0)), 0) for only in ONLY]
-    rows = session.execute(
-        sa.select(Statement.state, sa.func.count(), *_SUMS, *asks)
-        .where(Statement.month == month)
-        .group_by(Statement.state)
-    ).all()
+    rows = session.connection().execute(_OVERVIEW, {"month": month, "today": today}).all()
     closed = (Totals(*(int(each) for each in row[2 : 2 + len(_SUMS)])) for row in rows if row[0] not in COMPUTED)
     return Overview(
         {row[0]: row[1] for row in rows},
@@ -242,43 +258,71 @@ def overview(session: Session, month: str, today: dt.date) -> Overview:
     )
 
 
-def _narrow(query: sa.Select[*Columns], which: Which, by: Actor) -> sa.Select[*Columns]:
-    query = query.join(Enterprise, Enterprise.id == Statement.enterprise_id)
-    if by is not SYSTEM and not by.is_bureau:
-        query = query.where(
-            sa.or_(Statement.enterprise_id == by.enterprise_id, Statement.sponsor_id == by.enterprise_id)
-        )
-    if which.month is not None:
-        query = query.where(Statement.month == which.month)
-    if which.state is not None:
-        query = query.where(Statement.state == which.state)
-    if which.only is not None:
-        query = query.where(_of_kind(which.only, which.today))
-    if which.find:
-        query = query.where(
-            sa.or_(
-                Statement.number.icontains(which.find, autoescape=True),
-                Enterprise.name.icontains(which.find, autoescape=True),
-                Enterprise.name_en.icontains(which.find, autoescape=True),
-                Enterprise.credit_code.icontains(which.find, autoescape=True),
-            )
-        )
-    return query
+@dataclass(frozen=True, slots=True)
+class _Narrowed:
+    """All that the text of a list's statement depends on, but for what somebody searches: each is made once."""
+
+    to_own: bool  # to the actor's enterprise and what it pays for its teams
+    to_month: bool
+    to_state: bool
+    only: str | None
+
+    def narrow(self, query: sa.Select[*Columns]) -> sa.Select[*Columns]:
+        query = query.join(Enterprise, Enterprise.id == Statement.enterprise_id)
+        if self.to_own:
+            own_id: sa.BindParameter[int] = sa.bindparam("own_id")
+            query = query.where(sa.or_(Statement.enterprise_id == own_id, Statement.sponsor_id == own_id))
+        if self.to_month:
+            query = query.where(Statement.month == sa.bindparam("month"))
+        if self.to_state:
+            query = query.where(Statement.state == sa.bindparam("state", type_=Statement.state.type))
+        return query if self.only is None else query.where(_of_kind(self.only))
+
+
+def _narrowed(which: Which, by: Actor) -> tuple[_Narrowed, dict[str, Any]]:
+    to_own = by is not SYSTEM and not by.is_bureau
+    return _Narrowed(to_own, which.month is not None, which.state is not None, which.only), {
+        "own_id": by.enterprise_id,
+        "month": which.month,
+        "state": which.state,
+        "today": which.today,
+    }
+
+
+def _found(query: sa.Select[*Columns], find: str) -> sa.Select[*Columns]:
+    if not find:
+        return query
+    return query.where(sa.or_(Statement.number.icontains(find, autoescape=True), enterprises.fits(find)))
+
+
+@cache
+def _counting(narrowed: _Narrowed) -> sa.Select[int]:
+    return narrowed.narrow(sa.select(sa.func.count()).select_from(Statement))
 
 
 def count_statements(session: Session, which: Which, by: Actor) -> int:
-    return session.scalar(_narrow(sa.select(sa.func.count()).select_from(Statement), which, by)) or 0
+    narrowed, values = _narrowed(which, by)
+    return session.connection().scalar(_found(_counting(narrowed), which.find), values) or 0
+
+
+@cache
+def _listing(narrowed: _Narrowed, own_first: bool) -> sa.Select[Statement, int, str, str | None]:
+    """Newest month first; in a month one's own, then in the order of the enterprises."""
+    firm = (Enterprise.id, Enterprise.name, Enterprise.name_en)
+    query = narrowed.narrow(sa.select(Statement, *firm).select_from(Statement)).order_by(Statement.month.desc())
+    if own_first:
+        query = query.order_by(Statement.enterprise_id != sa.bindparam("own_id"))
+    return query.order_by(Statement.enterprise_id).limit(PAGE).offset(sa.bindparam("offset"))
 
 
 def list_statements(
     session: Session, which: Which, by: Actor, *, offset: int = 0
-) -> list[tuple[Statement, Enterprise]]:
-    """One page: newest month first; in a month one's own, then in the order of the enterprises."""
-    query = _narrow(sa.select(Statement, Enterprise).select_from(Statement), which, by)
-    own_first = [] if by.enterprise_id is None else [Statement.enterprise_id != by.enterprise_id]
-    query = query.order_by(Statement.month.desc(), *own_first, Statement.enterprise_id)
-    rows = session.execute(query.limit(PAGE).offset(offset))
-    return [(statement, enterprise) for statement, enterprise in rows]
+) -> list[tuple[Statement, EnterpriseName]]:
+    """One page."""
+    narrowed, values = _narrowed(which, by)
+    query = _found(_listing(narrowed, by.enterprise_id is not None), which.find)
+    rows = session.execute(query, values | {"offset": offset})
+    return [(statement, EnterpriseName(id, name, name_en)) for statement, id, name, name_en in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,8 +366,7 @@ def so_far(session: Session, rows: Iterable[Statement]) -> dict[int, Totals]:
 
 def drafts_so_far(session: Session, month: str) -> Totals:
     """All drafts of the month together, after discounts, before subsidies and tax: one query."""
-    drafts = sa.select(Statement.enterprise_id).where(Statement.month == month, Statement.state.in_(COMPUTED))
-    return sum(billing.sums_before_subsidy(session, [month], drafts).values(), NOTHING)
+    return billing.drafts_before_subsidy(session, month)
 
 
 def month_so_far(session: Session, month: str, enterprise_id: int) -> Totals:
@@ -403,9 +446,17 @@ def _disputes(by: Actor) -> sa.Select[Dispute, Statement, Enterprise, StatementL
     return visible(query, Dispute.enterprise_id, by)
 
 
+@cache
+def _counting_disputes(to_own: bool, only_open: bool) -> sa.Select[int]:
+    query = sa.select(sa.func.count()).select_from(Dispute)
+    if to_own:
+        query = query.where(Dispute.enterprise_id == sa.bindparam("own_id"))
+    return query.where(Dispute.state == DisputeState.OPENED) if only_open else query
+
+
 def count_disputes(session: Session, by: Actor, *, only_open: bool) -> int:
-    query = visible(sa.select(sa.func.count()).select_from(Dispute), Dispute.enterprise_id, by)
-    return session.scalar(query.where(Dispute.state == DisputeState.OPENED) if only_open else query) or 0
+    to_own = by is not SYSTEM and not by.is_bureau
+    return session.connection().scalar(_counting_disputes(to_own, only_open), {"own_id": by.enterprise_id}) or 0
 
 
 def list_disputes(session: Session, by: Actor, *, only_open: bool, offset: int = 0) -> list[DisputeRow]:
@@ -492,12 +543,13 @@ def unmatched_payments(session: Session, limit: int = 200) -> list[Payment]:
 
 def list_differences(session: Session, today: dt.date, *, offset: int = 0) -> list[Difference]:
     """Paid in part or too much, overdue, or with a fapiao of another amount; the oldest first, one page."""
-    query, paid, written = _differences(today)
+    query, paid, written = _differences()
     rows = session.execute(
         query.with_only_columns(Statement, Enterprise, paid, written)
         .order_by(Statement.month, Statement.id)
         .limit(PAGE)
-        .offset(offset)
+        .offset(offset),
+        {"today": today},
     )
     return [
         Difference(statement, firm, int(amount), None if fapiao is None else int(fapiao))
@@ -506,17 +558,17 @@ def list_differences(session: Session, today: dt.date, *, offset: int = 0) -> li
 
 
 def count_differences(session: Session, today: dt.date) -> int:
-    query, _paid, _written = _differences(today)
-    return session.scalar(query.with_only_columns(sa.func.count(Statement.id))) or 0
+    query, _paid, _written = _differences()
+    return session.scalar(query.with_only_columns(sa.func.count(Statement.id)), {"today": today}) or 0
 
 
-def _differences(today: dt.date) -> tuple[sa.Select[Statement], sa.ScalarSelect[int], sa.ScalarSelect[int]]:
+def _differences() -> tuple[sa.Select[Statement], sa.ScalarSelect[int], sa.ScalarSelect[int]]:
     paid = _paid()
     written = (
         sa.select(sa.func.sum(Fapiao.amount_micro_yuan)).where(Fapiao.statement_id == Statement.id).scalar_subquery()
     )
     payable = Statement.amount_micro_yuan + Statement.tax_micro_yuan
-    late = sa.and_(Statement.state == StatementState.ISSUED, Statement.pay_until_on < today, _owed() > 0)
+    late = _of_kind("overdue")
     part = sa.and_(paid > 0, paid != payable)
     query = (
         sa.select(Statement)
@@ -570,13 +622,14 @@ def content_of(session: Session, statement_id: int) -> StatementContent | None:
     ).one_or_none()
 
 
+_JOBS = (
+    sa.select(StatementJob)
+    .where(StatementJob.month == sa.bindparam("month"))
+    .order_by(StatementJob.id.desc())
+    .limit(JOBS_SHOWN)
+)
+
+
 def list_jobs(session: Session, month: str) -> list[StatementJob]:
     """The newest ones of a month."""
-    return list(
-        session.scalars(
-            sa.select(StatementJob)
-            .where(StatementJob.month == month)
-            .order_by(StatementJob.id.desc())
-            .limit(JOBS_SHOWN)
-        )
-    )
+    return list(session.scalars(_JOBS, {"month": month}))

@@ -18,6 +18,7 @@ from ..access import Actor, Permission
 from ..db import Database, Session
 from ..enterprises import queries as enterprises
 from ..enterprises.models import Enterprise
+from ..enterprises.queries import EnterpriseName
 from ..forms import PortalForm, show
 from ..guard import _, actor, allows, language, log_access, now, one_time, portal, public, read, tell, transact
 from ..language import N_
@@ -89,7 +90,9 @@ def _own_page(by: Actor) -> ResponseReturnValue:
     )
 
 
-def _with_sums(rows: Sequence[tuple[Statement, Enterprise]]) -> list[tuple[Statement, Enterprise, Totals]]:
+def _with_sums(
+    rows: Sequence[tuple[Statement, EnterpriseName]],
+) -> list[tuple[Statement, EnterpriseName, Totals]]:
     """Each statement with its totals: frozen, or of a draft what there is before subsidies and tax."""
     drafts = queries.so_far(read(), [statement for statement, _firm in rows])
     return [(statement, firm, drafts.get(statement.id) or queries.totals_of(statement, [])) for statement, firm in rows]
@@ -104,7 +107,11 @@ def _month_page(by: Actor) -> ResponseReturnValue:
     found = queries.overview(read(), month, today)
     counts = {state: found.counts.get(state, 0) for state in StatementState}
     drafted = sum(counts[state] for state in COMPUTED)
-    page = paging.page_of(queries.count_statements(read(), which, by))
+    if which.find or which.only:
+        total = queries.count_statements(read(), which, by)
+    else:  # counted already
+        total = sum(counts.values()) if which.state is None else counts[which.state]
+    page = paging.page_of(total)
     return render_template(
         "statements/month.html",
         which=which,

@@ -193,7 +193,7 @@ def sums_by_enterprise(
 def _found(query: sa.Select[*Columns], find: str) -> sa.Select[*Columns]:
     if not find:
         return query
-    ids = enterprises.every_enterprise(find).with_only_columns(Enterprise.id).order_by(None)
+    ids = sa.select(Enterprise.id).where(enterprises.fits(find))
     return query.where(UsageRecord.enterprise_id.in_(ids))
 
 
