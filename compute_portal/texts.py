@@ -220,6 +220,7 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "told-slow": "At today’s pace {hours:hours} GPU-hours of allocation {number} go back to the programme on "
     "{day:day}. Use more before then to keep them.",
     "carried-over": "{percent:count}% of what allocation {number} left unused",
+    "told-ended": "Allocation {number} has ended; none of its hours expired.",
     "told-expired": "Allocation {number} has ended: {hours:hours} GPU-hours expired, {kept:hours} are carried over.",
     "programme-name-taken": "There is a programme of this name already.",
     "revision-needs-reason": "Say why the rules change; everybody can read it.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from dataclasses import dataclass
 from typing import Any
@@ -97,8 +98,20 @@ def find_facts(
 
 
 @dataclass(frozen=True, slots=True)
+class UsualStart:
+    """How long a booking of so many cards for so many hours would wait in the pool, asked for at that moment: between
+    the first and the last of these seconds, half of the time less than the middle."""
+
+    gpus: int
+    hours: int
+    p10_seconds: int
+    p50_seconds: int
+    p90_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Preview:
-    """If this were approved today: hours left in the programme, and when the decision may be expected.
+    """If this were approved today: hours left in the programme, when the decision may be expected, and the queue.
 
     `usual_seconds` is the median of what decisions of this track took, `ahead` how many requests wait already.
     """
@@ -108,16 +121,24 @@ class Preview:
     decision_days: int
     usual_seconds: int | None
     ahead: int
+    start: UsualStart | None  # None where nobody has looked ahead yet
 
     def to_json(self) -> dict[str, Any]:
         return {
             "left_gpu_seconds": self.left_gpu_seconds, "left_after_gpu_seconds": self.left_after_gpu_seconds,
             "decision_days": self.decision_days, "usual_seconds": self.usual_seconds, "ahead": self.ahead,
+            "start": None if self.start is None else dataclasses.asdict(self.start),
         }  # fmt: skip
 
 
 def preview(
-    session: Session, programme: Programme, rules: Rules, track: str, gpu_seconds: int, facts: Facts
+    session: Session,
+    programme: Programme,
+    rules: Rules,
+    track: str,
+    gpu_seconds: int,
+    facts: Facts,
+    start: UsualStart | None,
 ) -> Preview:
     """Two queries. It is kept with the request, beside what came true."""
     times = decision_times(session, programme.id).get(track)
@@ -134,6 +155,7 @@ def preview(
         rules.track(track).decision_days,
         None if times is None else times.median_seconds,
         ahead or 0,
+        start,
     )
 
 

@@ -163,9 +163,18 @@ def save(session: Session, allocation_id: int, typed: Mapping[str, str], *, by: 
     return allocation
 
 
-def submit(session: Session, allocation_id: int, answers: Answers, *, by: Actor, now: dt.datetime) -> Allocation:
+def submit(
+    session: Session,
+    allocation_id: int,
+    answers: Answers,
+    *,
+    by: Actor,
+    now: dt.datetime,
+    start: found.UsualStart | None = None,
+) -> Allocation:
     """Hand the request in, for the first time or after changes: same number, same version of the rules.
 
+    `start` is what was last known of the pool's queue; it is kept with the request as it was shown.
     A small one that meets every rule is awarded at once while enough of the programme is left; others go through the
     steps of their track. Raises Refusal at the field that a rule speaks of.
     """
@@ -188,7 +197,7 @@ def submit(session: Session, allocation_id: int, answers: Answers, *, by: Actor,
     refused = failed(results, track.key)
     if refused:
         raise Refusal(_said(refused[0]))
-    shown = found.preview(session, programme, rules, track.key, answers.gpu_seconds, facts)
+    shown = found.preview(session, programme, rules, track.key, answers.gpu_seconds, facts, start)
     number = 1 + len(list_submissions(session, allocation.id))
     session.add(
         Submission(

@@ -347,9 +347,8 @@ def close(session: Session, allocation_id: int, *, by: Actor, now: dt.datetime) 
     move_to(session, allocation, AllocationState.CLOSED, verb="close", at=now, by=by)
     carried = terms.carry_over(session, allocation, now=now)
     expired = ledger.expire(session, allocation_id, at=now, by=by)
+    told = Sentence("told-ended", number=allocation_id)
     if expired or carried is not None:
         kept = 0 if carried is None else carried.requested_gpu_seconds
-        tell_managers(
-            session, allocation, Sentence("told-expired", number=allocation_id, hours=expired, kept=kept),
-            key=f"allocation-{allocation_id}-closed", now=now,
-        )  # fmt: skip
+        told = Sentence("told-expired", number=allocation_id, hours=expired, kept=kept)
+    tell_managers(session, allocation, told, key=f"allocation-{allocation_id}-closed", now=now)

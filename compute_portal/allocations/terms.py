@@ -76,9 +76,7 @@ def to_take(session: Session, allocation: Allocation, rules: Rules) -> int:
     if rules.slow_percent == 0 or rules.kept_percent >= 100:
         return 0
     now = balance(session, allocation.id)
-    if now.used * 100 >= rules.slow_percent * now.awarded:
-        return 0
-    return now.available - now.available * rules.kept_percent // 100
+    return rules.taken_at_half_term(now.used, now.awarded, now.available)
 
 
 def _locked(session: Session, allocation_id: int) -> tuple[Programme, Allocation]:
@@ -143,7 +141,7 @@ def carry_over(session: Session, allocation: Allocation, *, now: dt.datetime) ->
     programme = session.get_one(Programme, allocation.programme_id)
     first = clock.day_of(now)
     last = min(first + dt.timedelta(days=rules.carry_over_days - 1), programme.ends_on)
-    hours = max(0, balance(session, allocation.id).available) * rules.carry_over_percent // 100
+    hours = rules.carried_over(balance(session, allocation.id).available)
     if hours == 0 or last < first:
         return None
     ledger.give_back(

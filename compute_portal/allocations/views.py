@@ -11,6 +11,7 @@ from flask.typing import ResponseReturnValue
 
 from .. import clock, guard, language, paging
 from ..access import Permission
+from ..bookings import queue as queues
 from ..enterprises import queries as enterprises
 from ..files import queries as files
 from ..forms import Required, TypedField, show
@@ -29,6 +30,7 @@ from ..sentences import Refusal, Sentence
 from ..signin.queries import history_with_names, names_of
 from ..usage.forecast import of_allocation
 from . import changes, facts, queries, reports, requests, review, service
+from .facts import UsualStart
 from .forms import (
     AnswerForm,
     BeginningForm,
@@ -160,9 +162,20 @@ def _beginning_page(form: BeginningForm) -> ResponseReturnValue:
         blocked=failed(results),
         price=None if price is None else price.price_micro_yuan,
         subsidy=rules.subsidy(enterprise.size_class.value),
+        start=_usual_start(pool.id),
         sizes=sizes,
         size=_size(sizes, pool),
     )
+
+
+def _usual_start(pool_id: int) -> UsualStart | None:
+    """As the last look ahead has it; None before there was one."""
+    pool, picture = queues.get_queue(read(), pool_id)
+    range = queues.usual_start(picture, pool)
+    if range is None:
+        return None
+    waits = [max(0, clock.seconds_between(now(), at)) for at in (range.p10_at, range.p50_at, range.p90_at)]
+    return UsualStart(pool.gpus_per_node, queues.USUAL_SECONDS // 3_600, *waits)
 
 
 def _pair(pair: tuple[Programme, Pool]) -> str:
@@ -298,11 +311,11 @@ def submit(allocation_id: int) -> ResponseReturnValue:
     again = allocation.state is AllocationState.CHANGES_REQUESTED
     track = _shape(form, allocation)
     if form.validate():
-        answers = form.to_answers()
+        answers, start = form.to_answers(), _usual_start(allocation.pool_id)
         try:
             address = one_time(
                 form.form_key.data,
-                lambda s: requests.submit(s, allocation_id, answers, by=by, now=at).id,
+                lambda s: requests.submit(s, allocation_id, answers, by=by, now=at, start=start).id,
                 lambda id: url_for("allocations.page", allocation_id=id),
             )
         except Refusal as refusal:
@@ -397,6 +410,7 @@ def asked(allocation_id: int) -> ResponseReturnValue:
         kinds=ATTACHMENTS,
         names=names_of(read(), [submission.by_id for submission in submissions]),
         seconds=_decided_after(row.allocation),
+        first=queues.find_first(read(), allocation_id) if newest is not None and newest.preview.get("start") else None,
     )
 
 

@@ -89,6 +89,21 @@ def no_show_gpu_seconds(gpus: int, rest_seconds: int, policy: BookingPolicy) -> 
 
 
 @dataclass(frozen=True, slots=True)
+class Missed:
+    """A window that nobody used, and what is charged of it, in GPU-seconds."""
+
+    gpus: int
+    hours: int
+    gpu_seconds: int
+
+
+def no_show_sample(policy: BookingPolicy, gpus: int = 8, hours: int = 10) -> Missed:
+    """The rule with numbers: until it is released the cards were kept, and a part of the rest is charged."""
+    kept = min(policy.claim_minutes * 60, hours * 3_600)
+    return Missed(gpus, hours, gpus * kept + no_show_gpu_seconds(gpus, hours * 3_600 - kept, policy))
+
+
+@dataclass(frozen=True, slots=True)
 class Taken:
     """GPUs of one node, from when to when."""
 

@@ -21,6 +21,7 @@ from ..policy import QueuePolicy
 from ..pools.models import Pool
 from ..sentences import NotFound, Sentence
 from .models import Booking, Estimate, QueueDay, QueuePicture, Standing
+from .states import BookingKind
 
 DAYS = 30
 MOVES = 8  # estimates of one booking that its page shows
@@ -242,6 +243,40 @@ def expected(picture: QueuePicture | None, gpus: int, seconds: int) -> Range | N
     if found is None:
         return None
     return Range(*(picture.at + dt.timedelta(seconds=each) for each in found))
+
+
+USUAL_SECONDS = 24 * 3_600
+
+
+def usual_start(picture: QueuePicture | None, pool: Pool) -> Range | None:
+    """When a node for a day would start: what somebody is told who has not said yet what to book."""
+    return expected(picture, pool.gpus_per_node, USUAL_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """The first booking of an allocation that started, and how long it had waited by then."""
+
+    booking_id: int
+    waited_seconds: int
+
+
+def find_first(session: Session, allocation_id: int) -> First | None:
+    """One query; of the bookings that wait for cards, not of those with hours of their own."""
+    booking = session.scalars(
+        sa.select(Booking)
+        .where(
+            Booking.allocation_id == allocation_id,
+            Booking.kind == BookingKind.FLEXIBLE,
+            Booking.started_at.is_not(None),
+        )
+        .order_by(Booking.started_at, Booking.id)
+        .limit(1)
+    ).first()
+    if booking is None or booking.started_at is None:
+        return None
+    since = max(booking.submitted_at, booking.not_before_at or booking.submitted_at)
+    return First(booking.id, max(0, clock.seconds_between(since, booking.started_at)))
 
 
 @dataclass(frozen=True, slots=True)

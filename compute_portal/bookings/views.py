@@ -13,6 +13,7 @@ from werkzeug.datastructures import MultiDict
 
 from .. import clock, units
 from ..access import Permission
+from ..desk import impact
 from ..enterprises.states import SizeClass
 from ..forms import a_form_key, show
 from ..guard import actor, allows, language, now, one_time, portal, read, signed_in, tell
@@ -310,9 +311,14 @@ def _page(booking_id: int, form: DeclineForm) -> ResponseReturnValue:
     history = list_history(read(), Booking.LIFE, booking_id)
     policy = portal().policy.bookings
     mine = by.may(Permission.KEY_VIEW) and booking.state in NOT_STARTED | ON_THE_CLUSTER
+    flexible, asked = booking.kind is BookingKind.FLEXIBLE, booking.state is BookingState.SUBMITTED
+    expected = queues.expected(whole.picture, booking.gpus, booking.longest_seconds) if flexible and asked else None
+    decides = asked and by.may(Permission.BOOKING_APPROVE)
     return show(
         "bookings/page.html",
         form,
+        impact=impact.of_booking(read(), booking, now()) if decides else None,
+        behind=impact.behind(read(), booking, expected) if decides else None,
         whole=whole,
         booking=booking,
         price=queries.highest_price(read(), whole),
@@ -320,9 +326,7 @@ def _page(booking_id: int, form: DeclineForm) -> ResponseReturnValue:
         places=queries.places,
         history=history,
         picture=whole.picture,
-        expected=queues.expected(whole.picture, booking.gpus, booking.longest_seconds)
-        if booking.kind is BookingKind.FLEXIBLE and booking.state is BookingState.SUBMITTED
-        else None,
+        expected=expected,
         why=None if whole.standing is None else queues.told(whole.standing.reason, booking.enterprise_id, by),
         change=queues.find_change(whole.standing, booking, by),
         moves=queues.moves(read(), booking_id) if whole.standing is not None else [],

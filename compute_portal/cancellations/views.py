@@ -181,6 +181,7 @@ def _strikes_page(form: WaiveForm, refused_id: int | None = None) -> ResponseRet
         rows=found,
         refused_id=refused_id,
         policy=policy,
+        sample=fees.no_show_sample(policy),
         names=names_of(read(), [row.strike.waived_by for row in found]),
         may_waive=by.may(Permission.STRIKE_WAIVE),
         paused_until=(

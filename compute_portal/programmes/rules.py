@@ -77,6 +77,16 @@ class Rules:
     def subsidy(self, size_class: str) -> int:
         return self.subsidy_percent.get(size_class, 0)
 
+    def taken_at_half_term(self, used: int, awarded: int, available: int) -> int:
+        """GPU-seconds that go back where so little was used by half term; 0 when it is enough."""
+        if self.kept_percent >= 100 or used * 100 >= self.slow_percent * awarded:
+            return 0
+        return available - available * self.kept_percent // 100
+
+    def carried_over(self, left: int) -> int:
+        """GPU-seconds of what is left at the end that go on as an allocation of their own."""
+        return max(0, left) * self.carry_over_percent // 100
+
     def to_json(self) -> dict[str, Any]:
         stored = dataclasses.asdict(self)
         stored["cut_offs"] = [day.isoformat() for day in self.cut_offs]

@@ -19,7 +19,7 @@ from ..pools import queries as pools
 from ..pools.models import Pool
 from ..sentences import NotFound, Refusal, Sentence
 from ..signin.queries import names_of
-from . import queries, service
+from . import queries, samples, service
 from .forms import DiscountForm, FundForm, OpenForm, ProgrammeForm, RulesForm, WeightForm
 from .models import Programme, ProgrammeVersion
 from .rules import SIZE_CLASSES, Rules, usual_rules
@@ -57,6 +57,7 @@ def _page(programme_id: int, form: PortalForm) -> ResponseReturnValue:
     fundings = queries.list_fundings(read(), programme_id) if actor().is_bureau else []
     versions = queries.list_versions(read(), programme_id)
     shown = _version(versions, http.args.get("version"))
+    rules = Rules.from_json(shown.rules)
     return show(
         "programmes/page.html",
         form,
@@ -69,7 +70,10 @@ def _page(programme_id: int, form: PortalForm) -> ResponseReturnValue:
         today=clock.day_of(now()),
         versions=versions,
         version=shown,
-        rules=Rules.from_json(shown.rules),
+        rules=rules,
+        samples=samples.of_tracks(rules),
+        half_term=samples.of_half_term(rules),
+        sample_awarded=samples.AWARDED,
         weights=queries.list_weights(read(), programme_id, clock.day_of(now())),
         fund_form=form if isinstance(form, FundForm) else FundForm(formdata=None),
         open_form=form if isinstance(form, OpenForm) else OpenForm(formdata=None),

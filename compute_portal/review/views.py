@@ -17,6 +17,9 @@ from ..allocations import review as steps_of
 from ..allocations.review import Step
 from ..allocations.review_models import RequestStep
 from ..allocations.states import WAITING, AllocationState
+from ..bookings.queue import Range, usual_start
+from ..desk import impact
+from ..desk.impact import Impact
 from ..forms import show
 from ..guard import actor, allows, language, now, one_time, portal, read, tell
 from ..language import N_, gettext
@@ -98,6 +101,8 @@ class Panel:
     share: Effect | None
     pool: Effect | None
     ends_in_days: int | None  # when that is so soon that it needs a second yes
+    days: Impact | None  # by the pool's recorded days
+    start: Range | None  # of a node for a day, asked for now
 
 
 def _page(
@@ -185,9 +190,11 @@ def _panel(found: queries.Request, form: DecisionForm, at: dt.datetime) -> Panel
     place = queries.place_of(read(), allocation, half_life_days=half_life, now=at)
     days_left = (allocation.ends_on - clock.day_of(at)).days
     soon = days_left + 1 if days_left < portal().policy.review.warn_ends_within_days else None
+    days, picture = impact.load(read(), allocation.pool_id, clock.day_of(at))
+    start = usual_start(picture, found.pool)
     award = form.awarded_hours.data
     if award is None:
-        return Panel(others, place, None, None, None, None, soon)
+        return Panel(others, place, None, None, None, None, soon, None, start)
     active = [other for other in others if other.state is AllocationState.ACTIVE]
     here = sum(other.available for other in active if other.pool_id == allocation.pool_id)
     had = sum(other.awarded for other in active if other.programme_id == allocation.programme_id)
@@ -205,6 +212,8 @@ def _panel(found: queries.Request, form: DecisionForm, at: dt.datetime) -> Panel
             100,
         ),
         soon,
+        impact.reckon(days, allocation.enterprise_id, award, (allocation.ends_on - allocation.starts_on).days + 1),
+        start,
     )
 
 

@@ -59,8 +59,8 @@ def visit(browser: Browser, house: House, language: Language) -> Iterator[Callab
     """`visit("chen@yusheng.test")` is a browser of its own, with a session; `visit()` a guest's, who may sign in."""
     with ExitStack() as everybody:
 
-        def begin(email: str | None = None, *, phone: bool = False) -> Visitor:
-            visitor = everybody.enter_context(Visitor(browser, house.address, language, phone=phone))
+        def begin(email: str | None = None, *, phone: bool = False, reads: Language = language) -> Visitor:
+            visitor = everybody.enter_context(Visitor(browser, house.address, reads, phone=phone))
             if email is not None:
                 visitor.context.add_cookies(
                     [{"name": "portal", "value": house.session_of(email), "url": house.address}]

@@ -138,10 +138,10 @@ class House:
                 context.leader.release()
 
     @contextlib.contextmanager
-    def served_by_processes(self) -> Iterator[House]:
+    def served_by_processes(self, *, workers: int = 1) -> Iterator[House]:
         """As in production: gunicorn and the scheduler, started, ready, and ended by SIGTERM."""
         try:
-            self._start("web", ["-m", "gunicorn", "-c", "config/gunicorn.py", "wsgi:app"])
+            self._start("web", ["-m", "gunicorn", "-c", "config/gunicorn.py", "-w", str(workers), "wsgi:app"])
             self._start("scheduler", ["-m", "scheduler"])
             self._wait_until_ready()
             yield self
@@ -158,7 +158,6 @@ class House:
             "PORTAL_PUBLIC_URL": self.address,
             "PORTAL_BIND": self.host,
             "PORTAL_POLICY_FILE": str(self._policy_file()),
-            "PORTAL_WEB_WORKERS": "1",
         }
         with (self.folder / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(

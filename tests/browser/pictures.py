@@ -13,10 +13,12 @@ from playwright.sync_api import sync_playwright
 
 from compute_portal.language import Language
 from config.settings import DEMO_PASSWORD
+from tests.browser.house import seconds
 from tests.browser.visitor import Visitor, find_chromium, start
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 MOST_BYTES = 200_000
+LOOK_AHEAD_SECONDS = 900  # [queue] forecast_seconds, and time to do it
 
 
 def operators_start(zhou: Visitor) -> None:
@@ -32,10 +34,25 @@ def booking_form(lin: Visitor) -> None:
 
 
 def waiting_booking(lin: Visitor) -> None:
-    """One that has a place in the queue; its page says why it waits."""
+    """One that has a place in the queue; its page says why it waits, and when it starts: after the next look ahead."""
     lin.page.goto("/bookings?tab=upcoming")
     queued = lin.page.locator("tbody tr", has=lin.page.locator(".state-wait"))
     (queued if queued.count() else lin.page.locator("tbody tr")).first.locator("th a").click()
+    for _ in seconds(LOOK_AHEAD_SECONDS, 5):
+        if not lin.sees("not known yet"):
+            return
+        lin.page.reload()
+    raise AssertionError("nobody has looked ahead yet: is the scheduler of the demo running?")
+
+
+def calendar(lin: Visitor) -> None:
+    lin.page.goto("/pools")
+    lin.page.locator("tbody th a", has_text="H800").first.click()
+    lin.follow("Calendar")
+
+
+def front_page(guest: Visitor) -> None:
+    guest.page.goto("/")
 
 
 def statement(he: Visitor) -> None:
@@ -43,11 +60,14 @@ def statement(he: Visitor) -> None:
     he.page.locator("tbody th a").first.click()
 
 
-PICTURES: tuple[tuple[str, Language, str, Callable[[Visitor], None]], ...] = (
+# Nobody's e-mail: a guest.
+PICTURES: tuple[tuple[str, Language, str | None, Callable[[Visitor], None]], ...] = (
     ("start.zh", "zh", "zhou@bureau.demo", operators_start),
     ("book.en", "en", "manager@yusheng.demo", booking_form),
     ("waiting.zh", "zh", "manager@yusheng.demo", waiting_booking),
     ("statement.en", "en", "he@bureau.demo", statement),
+    ("calendar.zh", "zh", "manager@yusheng.demo", calendar),
+    ("commons.zh", "zh", None, front_page),
 )
 
 
@@ -59,7 +79,9 @@ def main(address: str) -> int:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright, start(playwright, path) as browser:
         for name, language, email, show in PICTURES:
-            with Visitor(browser, address, language).sign_in(email, DEMO_PASSWORD) as visitor:
+            with Visitor(browser, address, language) as visitor:
+                if email is not None:
+                    visitor.sign_in(email, DEMO_PASSWORD)
                 show(visitor)
                 taken = visitor.page.screenshot(path=FOLDER / f"{name}.png")
                 print(f"docs/pictures/{name}.png {len(taken):,} bytes")

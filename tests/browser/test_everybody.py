@@ -124,7 +124,7 @@ def test_axe_finds_nothing_on_any_page_and_none_scrolls_sideways_on_a_phone(
         assert len(every) > 90, "the walk finds hardly any page"
         half = every[cast.database.is_postgresql :: 2]
         for number, way in enumerate(ALL if everything else FOUR):
-            cast.database.transaction(lambda s, way=way: _see(s, way))  # type: ignore[misc]
+            cast.database.transaction(lambda s, way=way: see(s, way))  # type: ignore[misc]
             shown = half if everything else half[number :: len(FOUR)]
             seen: str | None = "nobody yet"
             with browser.new_context(viewport=NARROW if way.phone else WIDE, color_scheme=way.theme) as context:  # type: ignore[arg-type]
@@ -146,7 +146,7 @@ def sign_in(context: BrowserContext, house: House, person: str | None, way: Way)
     context.add_cookies([{"name": name, "value": value, "url": house.address} for name, value in told.items()])
 
 
-def _see(session: Any, way: Way) -> None:
+def see(session: Any, way: Way) -> None:
     session.execute(sa.update(User).values(language=way.language, theme=way.theme))
 
 

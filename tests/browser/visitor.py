@@ -54,7 +54,9 @@ class Visitor:
         self.wrong: list[str] = []
         self.measured: set[str] = set()  # pages that were measured, whatever their numbers
         self.screen = NARROW if phone else WIDE
-        self.context = browser.new_context(base_url=address, locale=LOCALES[language], viewport=self.screen)
+        self.context = browser.new_context(
+            base_url=address, locale=LOCALES[language], viewport=self.screen, has_touch=phone
+        )
         self.context.set_default_timeout(WITHIN_MS)
         self.page: Page = self.context.new_page()
         self.page.on("console", self._console)
@@ -96,6 +98,16 @@ class Visitor:
         self.page.goto(address)
         self.look()
 
+    def go(self, text: str) -> None:
+        """By an entry of the header: on a phone all of them are in its menu, on a desk some under "More"."""
+        if self.screen is NARROW:
+            self.page.locator("header .menu summary").tap()
+            return self.follow(text, within="header .menu")
+        link = self.page.locator("header .nav-main").get_by_role("link", name=self.words(text), exact=True)
+        if not link.count():  # in what is folded nothing has a role
+            self.page.locator("header .more summary").click()
+        return self.follow(text, within="header .nav-main")
+
     def follow(self, text: str, within: str = "main", **values: str) -> None:
         """Click the link of this text, the first of several."""
         self.click(self.page.locator(within).get_by_role("link", name=self.words(text, **values), exact=True).first)
@@ -104,9 +116,12 @@ class Visitor:
         self.click(self.page.locator(within).get_by_role("button", name=self.words(text, **values), exact=True).first)
 
     def click(self, target: Locator) -> None:
-        """Click what leads to another page, and look at that page."""
+        """Click what leads to another page, with a finger on a phone, and look at that page."""
         before = self.page.evaluate("() => (window.left = false, performance.timeOrigin)")
-        target.click()
+        if self.screen is NARROW:
+            target.tap()
+        else:
+            target.click()
         self.page.wait_for_function(
             "before => performance.timeOrigin !== before && document.readyState === 'complete'", arg=before
         )

@@ -14,6 +14,7 @@ from compute_portal.allocations.states import AllocationState
 from compute_portal.bookings.states import BookingState
 from compute_portal.desk.models import TimetableRun
 from compute_portal.lifecycle import HistoryEntry
+from compute_portal.notices.models import Notice
 from compute_portal.signin.models import FormKey, SignInTry, UserSession
 from compute_portal.statements import billing
 from compute_portal.statements.models import Statement
@@ -80,6 +81,19 @@ def test_on_the_end_date_what_waits_is_cancelled_with_the_reason_and_what_is_lef
     assert (balance.available, balance.held) == (0, 0)
     assert balance.expired + balance.used == 20_000 * 3600
     assert duties.close_allocations(town.context, end + HOUR) == 0
+
+
+def test_the_day_of_the_end_is_told_once_also_where_nothing_expires(town: Town) -> None:
+    id, end = town.cast.award(town.cast.yusheng, "lin", 8), allocation(town).ends_at
+    town.flexible(gpus=8, hours=1, now=end - 2 * HOUR, allocation_id=id)  # all of it
+    town.cycle(end - HOUR)
+    for at in (end, end + HOUR):
+        duties.close_allocations(town.context, at)
+    with town.cast.database.read_only() as session:
+        told = session.scalars(sa.select(Notice.about).where(Notice.user_id == town.cast.users["lin"])).all()
+    ended = [about for about in told if about["id"] in ("told-ended", "told-expired")]
+    assert sorted(about["id"] for about in ended) == ["told-ended", "told-expired"]
+    assert {"id": "told-ended", "number": id} in ended
 
 
 def test_an_allocation_that_cannot_be_closed_is_named_and_the_others_are(

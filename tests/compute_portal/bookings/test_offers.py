@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import re
 
 import numpy as np
 import pytest
-from flask.testing import FlaskClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +15,6 @@ from compute_portal.bookings import offers, queries, service, waiting
 from compute_portal.bookings.offers import Offer, Wish
 from compute_portal.bookings.states import WaiterState
 from compute_portal.db import Database
-from compute_portal.language import typed
 from compute_portal.policy import BookingPolicy, Policy
 from compute_portal.pools import service as pools
 from compute_portal.pools.availability import HOUR as SECONDS
@@ -26,11 +23,8 @@ from compute_portal.sentences import Refusal
 from tests.cast import HOUR, NOW, Cast
 from tests.compute_portal.pools.test_hours import FIRST, HOURS, Rows, availability_of, grid_of
 from tests.compute_portal.pools.test_hours import pools as small_pools
-from tests.together import at_once
-from tests.web import make_app, post, set_now, sign_in, words
 
 BEGIN = dt.datetime.fromtimestamp(FIRST, dt.UTC)
-PEOPLE = 50
 
 
 @st.composite
@@ -165,43 +159,6 @@ def test_what_is_kept_is_booked_with_one_click_and_nobody_keeps_more_than_they_m
     booked = cast.database.transaction(lambda s: waiting.take(s, waiters[0], by=cast.member, policy=rules, now=NOW).id)
     with cast.database.read_only() as session:
         assert queries.get_booking(session, booked, cast.member).gpus == 32
-        assert verify.run(session) == []
-
-
-def test_of_fifty_people_one_keeps_the_last_window_and_the_others_are_offered_the_next_one(
-    cast: Cast, policy: Policy
-) -> None:
-    """Six of them at browsers, who read it in the answer. Half of the pool may be booked in advance: two nodes."""
-    rules = policy.bookings
-    cast.submit(cast.fixed(gpus=8, start_in=1, hours=24), rules)
-    last = find(cast, wish(8, 4), rules).earliest[0]
-    app = make_app(cast.database, policy)
-    set_now(app, NOW)
-
-    def at_a_browser(client: FlaskClient, allocation: int) -> object:
-        wanted = {"gpus": "8", "longest": "4", "from_on": "2026-11-18", "until_on": "2026-11-21"}
-        values = wanted | {"allocation_id": str(allocation), "starts_at": typed(last.starts_at)}
-        answer = post(client, "/bookings/offers/keep", values, page="/account")
-        if answer.status_code == 302:
-            return "kept"
-        assert answer.status_code == 422
-        assert "The 8 cards from Wed 18 Nov 11:00 have just been taken." in words(answer)
-        return re.findall(r'name="starts_at" value="([^"]+)"', answer.text)[0]
-
-    def by_the_verb() -> object:
-        try:
-            return keep(cast, rules, last, 8) and "kept"
-        except Refusal as refusal:
-            if refusal.sentence.id != "window-gone":
-                raise
-            return typed(find(cast, wish(8, 4), rules).earliest[0].starts_at)
-
-    people = [(name, allocation) for name, allocation in (("chen", cast.allocation), ("tang", cast.other_allocation))]
-    browsers = [(sign_in(app, cast.users[name], language="en"), allocation) for name, allocation in people * 3]
-    racers = [lambda who=who: at_a_browser(*who) for who in browsers]
-    results = at_once(*racers, *[by_the_verb] * (PEOPLE - len(racers)))
-    assert sorted(map(str, results)) == [typed(last.ends_at)] * (PEOPLE - 1) + ["kept"]
-    with cast.database.read_only() as session:
         assert verify.run(session) == []
 
 
