@@ -344,6 +344,17 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "change-room": "With {gpus:count} more free cards it and all before it would start now.",
     "change-room-and-limit": "With {gpus:count} more free cards and a limit of {limit:count} cards it and all before "
     "it would start now.",
+    "change-next-gpus": (
+        "The bookings before it ask for {asked:count} cards, and the pool has {capacity:count}. With {n:count} card it "
+        "would be the next in line.",
+        "The bookings before it ask for {asked:count} cards, and the pool has {capacity:count}. With {n:count} cards "
+        "it would be the next in line.",
+    ),
+    "change-next-seconds": "The bookings before it ask for {asked:count} cards, and the pool has {capacity:count}. "
+    "With at most {seconds:duration} it would be the next in line.",
+    "change-ahead": "The bookings before it ask for {asked:count} cards, and the pool has {capacity:count}.",
+    "change-stays": "The bookings before it ask for {asked:count} cards, and the pool has {capacity:count}. Fewer "
+    "cards or hours would not bring it forward in the order of this pool.",
     "change-allocation": "If the allocation lasted until {at:time}, it would start now.",
     "change-hours": "With {needed:hours} GPU-hours it would start now.",
     # … as others may know it
