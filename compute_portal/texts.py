@@ -42,6 +42,8 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "extend-too-late": "It is too close to the end; extend until {n:count} minutes before it.",
     "extend-after-end": "The new end must be after {end:time}.",
     "extend-after-hand-back": "Its rest was handed back. Book the time again instead.",
+    "extend-no-power": "From {at:time} on the power of the pool is capped: {free:count} of your {asked:count} cards "
+    "could run on.",
     "extend-no-room": "Somebody else has these cards from {at:time} on; it cannot be extended.",
     "extend-room-until": "These cards are free until {at:time} only.",
     "extended-until": "now until {at:time}, {hours:hours} GPU-hours more",
@@ -281,6 +283,14 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "{free:count} are free from {at:time}.",
     "no-room-but-later": "From {at:time} only {free:count} of {asked:count} cards are free throughout. "
     "The closest window begins {later:time}.",
+    "no-power": "From {start:time} to {until:time} the power of the pool is capped: at most {capped:count} cards run "
+    "at once, {free:count} of them are left in this window, and you asked for {asked:count}. "
+    "No later window fits either.",
+    "no-power-but-later": "From {start:time} to {until:time} the power of the pool is capped: at most {capped:count} "
+    "cards run at once, {free:count} of them are left in this window, and you asked for {asked:count}. "
+    "The closest window begins {later:time}.",
+    "offers-no-power": "There are cards, but from {start:time} to {until:time} the power of the pool is capped: at "
+    "most {capped:count} run at once. Ask for fewer cards, or look at other days.",
     "no-price": "The pool has no price yet, so it cannot be booked.",
     "price-changed": "The price changed from {before:money} to {after:money} while you were deciding. "
     "Check it and book again.",
@@ -329,6 +339,8 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     ),
     "wait-fixed": "A confirmed booking takes these cards at {at:time}, too soon for {hours:count} hours.",
     "wait-maintenance": "The pool is in maintenance until {until:time}; the order stays as it is.",
+    "wait-power-cap": "The power of the pool is capped: at most {gpus:count} cards run at once from {start:time} to "
+    "{until:time}.",
     "wait-not-before": "It was asked to start no earlier than {at:time}.",
     "wait-allocation-ends": "The allocation ends {ends_at:time}; a run this long would not end in time.",
     "wait-hours": "It needs {needed:hours} GPU-hours; {available:hours} are left.",
@@ -355,6 +367,7 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "change-ahead": "The bookings before it ask for {asked:count} cards, and the pool has {capacity:count}.",
     "change-stays": "The bookings before it ask for {asked:count} cards, and the pool has {capacity:count}. Fewer "
     "cards or hours would not bring it forward in the order of this pool.",
+    "change-power-cap": "Without the power cap it would start now.",
     "change-allocation": "If the allocation lasted until {at:time}, it would start now.",
     "change-hours": "With {needed:hours} GPU-hours it would start now.",
     # … as others may know it

@@ -42,6 +42,7 @@ TO_OTHERS = {
     "wait-ahead": "others-ahead",
     "wait-fixed": "others-fixed",
     "wait-maintenance": "others-maintenance",
+    "wait-power-cap": "wait-power-cap",
     "wait-not-before": "others-later",
     "wait-allocation-ends": "others-allocation",
     "wait-hours": "others-allocation",

@@ -11,6 +11,7 @@ are. All of it is reckoned on whole arrays: eight weeks of a pool of 512 nodes a
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,6 +111,12 @@ class Grid:
             fit = fit + np.where(whole, 0, counts).max(axis=0, initial=0)
         room: Ints = np.maximum(0, np.minimum(fit, left))
         return room
+
+    def uncapped(self) -> Grid:
+        """The same if no cap of power held; itself where none does."""
+        if not (self.under_caps < FOREVER).any():
+            return self
+        return dataclasses.replace(self, under_caps=np.full(self.hours, FOREVER, np.int64))
 
     def gives(self, gpus: int) -> bool:
         """Whether this pool ever gives such a number: any, or in a pool of whole nodes whole ones."""

@@ -35,7 +35,8 @@ class Change:
     """What would have to be different for the booking to start now; what is None stays as it is.
 
     `gpus`, `seconds`, `at_once` (not waiting for the time it asked for), `allocation_ends_at` and `gpu_seconds_left`
-    are the booking's own, `limit` its enterprise's; `nodes` are empty nodes of the pool's size, more than there are.
+    are the booking's own, `limit` its enterprise's; `nodes` are empty nodes of the pool's size, more than there are,
+    with power of their own; `uncapped`: no cap of power held.
     """
 
     gpus: int | None = None
@@ -45,6 +46,7 @@ class Change:
     gpu_seconds_left: int | None = None
     limit: int | None = None
     nodes: int = 0
+    uncapped: bool = False
 
     def on(self, waiting: Waiting) -> Waiting:
         """The booking as it would be."""
@@ -264,6 +266,9 @@ class Reasons:
         alone = change != Change() and not (limit is not None and before) and not (self._strict and self._blocked)
         if alone and waiting.gpus <= self._left_of(waiting).most(waiting.seconds):
             return change
+        # Whoever is asked before waits for something else than room, and would without caps, too.
+        if not self._blocked and change == Change() and self._cards.fits_uncapped(waiting):
+            return Change(uncapped=True)
         leader = self._leading.gpus(waiting) if limit is not None else 0
         return replace(change, nodes=self._nodes + self._nodes_of(waiting) + -(-leader // self._size))
 
@@ -283,6 +288,8 @@ def said(change: Change | Forward, waiting: Waiting, size: int) -> Sentence:
         return Sentence("change-gpus", n=change.gpus)
     if change.seconds is not None:
         return Sentence("change-seconds", seconds=change.seconds)
+    if change.uncapped:
+        return Sentence("change-power-cap")
     if change.allocation_ends_at is not None:
         return Sentence("change-allocation", at=_instant(change.allocation_ends_at))
     if change.gpu_seconds_left is not None:
@@ -343,6 +350,7 @@ class _Fits(NamedTuple):
     """The most GPUs one booking could get for a certain run from now on: as it is, and if something were not there."""
 
     now: int
+    without_caps: int
     without_maintenance: int
     without_fixed: int
     maintenance_ends_at: int | None
@@ -362,10 +370,12 @@ class _CardReasons:
 
     def why(self, waiting: Waiting, ahead: int) -> Sentence:
         gpus = waiting.gpus
-        fit, without_maintenance, without_fixed, until = self._fits(waiting.seconds)
+        fit, without_caps, without_maintenance, without_fixed, until = self._fits(waiting.seconds)
         if self._actual.gives(gpus):
             if gpus <= fit:  # only the head's reservation is in the way
                 return Sentence("wait-ahead", n=ahead)
+            if gpus <= without_caps:
+                return self._capped(waiting)
             if until is not None and gpus <= without_maintenance:
                 return Sentence("wait-maintenance", until=_instant(until))
             if gpus <= without_fixed:
@@ -376,6 +386,15 @@ class _CardReasons:
             return Sentence("wait-nodes", asked=-(-gpus // size), free=fit // size)
         return Sentence("wait-cards", asked=gpus, free=fit)
 
+    def fits_uncapped(self, waiting: Waiting) -> bool:
+        """Whether there are GPUs for it and only power is missing."""
+        return waiting.gpus <= self._fits(waiting.seconds).without_caps
+
+    def _capped(self, waiting: Waiting) -> Sentence:
+        cap = self._actual.cap_in_the_way(waiting.gpus, self._now, self._now + waiting.seconds)
+        assert cap is not None  # without caps it fits, and of several the least counts at each instant
+        return Sentence("wait-power-cap", gpus=cap.gpus, start=_instant(cap.starts_at), until=_instant(cap.ends_at))
+
     def _fits(self, seconds: int) -> _Fits:
         now, end = self._now, self._now + seconds
         passed = bisect_left(self._starts, end)
@@ -383,6 +402,7 @@ class _CardReasons:
         if known is None:
             known = self._known[passed] = _Fits(
                 self._actual.largest_fit(now, end),
+                self._actual.largest_fit_without_caps(now, end),
                 self._actual.largest_fit_without_maintenance(now, end),
                 self._actual.largest_fit_without_fixed(now, end),
                 self._actual.maintenance_ends(now, end),

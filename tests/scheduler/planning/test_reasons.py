@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from dataclasses import dataclass, replace
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compute_portal.pools.availability import FOREVER, Availability, Cap, Closed, NodeGpus, Occupied, Unit
+from compute_portal.sentences import Sentence
 from compute_portal.texts import CATALOGUE
 from scheduler.planning import decide
 from scheduler.planning.fairshare import Leaf, overuse
@@ -61,9 +63,8 @@ class World:
             nodes=self.nodes + [NodeGpus(last + n, size) for n in range(1, change.nodes + 1)],
             waiting=[change.on(one) if one is waiting else one for one in self.waiting],
             limits=limits,
-            caps=[
-                replace(cap, gpus=cap.gpus + change.nodes * size) for cap in self.caps
-            ],  # more nodes with their power
+            # more nodes with their power
+            caps=[replace(cap, gpus=cap.gpus + change.nodes * size) for cap in self.caps if not change.uncapped],
         )
 
     def standings(self) -> list[Standing]:
@@ -117,11 +118,16 @@ def worlds(draw: st.DrawFn) -> World:
     )
     # What is in use already is no more than is allowed, and no GPU is counted twice.
     occupied = draw(st.lists(runs, max_size=5)) + draw(st.lists(fixed, max_size=3))
-    cap = st.builds(Cap, later, st.just(FOREVER), st.just(16))
-    caps = draw(st.one_of(st.just([]), st.just([]), st.lists(cap, min_size=1, max_size=1)))
+    capped = draw(st.booleans())
+    if capped:
+        occupied = list({row.node_id: row for row in occupied}.values())
+    used = sum((row.gpu_mask & (1 << size) - 1).bit_count() for row in occupied)
+    begins = st.one_of(st.just(NOW - 60), later)
+    cap = st.builds(Cap, begins, st.sampled_from([NOW + 900, FOREVER]), st.integers(used, 16))
+    caps = draw(st.lists(cap, min_size=1, max_size=2)) if capped else []
     return World(
         nodes,
-        list({row.node_id: row for row in occupied}.values()) if caps else occupied,
+        occupied,
         draw(st.lists(closed, max_size=1)),
         waiting,
         [
@@ -254,6 +260,38 @@ def test_with_small_first_a_company_that_used_more_than_its_share_must_ask_for_l
     assert change_of(even, 2) == Forward(8, 8, Change(seconds=639 * MINUTE))
     used = replace(even, leaves=[Leaf(1, 1, 1, 1, 10, 1, 2.0), Leaf(1, 1, 2, 1, 20, 1, 1.0)])  # 4/3 and 2/3 of it
     assert change_of(used, 2) == Forward(8, 8, Change(seconds=79 * MINUTE))  # an eighth of it, and less
+
+
+def test_where_power_alone_is_missing_the_cap_is_named_and_what_would_start_it_now() -> None:
+    world = replace(the_pool([waits(1, gpus=8), waits(2, gpus=4)]), caps=[Cap(NOW + 1_800, NOW + 9_000, 2)])
+    first, second = world.standings()
+    told = Sentence("wait-power-cap", gpus=2, start=instant(NOW + 1_800), until=instant(NOW + 9_000))
+    assert (first.reason, second.reason) == (told, told)
+    assert first.change == Change(seconds=30 * MINUTE)
+    now = replace(world, caps=[Cap(NOW - 60, NOW + 9_000, 0)])
+    assert [standing.change for standing in now.standings()] == [Change(uncapped=True), Forward(8, 8, stays=True)]
+    assert said(Change(uncapped=True), waits(1), 4).id == "change-power-cap"
+
+
+@given(worlds())
+def test_a_cap_is_named_only_where_there_are_gpus_and_it_alone_lets_too_few_be_used(world: World) -> None:
+    for standing in world.standings():
+        if standing.reason.id != "wait-power-cap":
+            continue
+        [waiting] = [one for one in world.waiting if one.booking_id == standing.waiting.booking_id]
+        starts = {start.waiting.booking_id: start for start in plan(world.snapshot()).starts}
+        free = replace(world, caps=[]).snapshot().availability
+        alone = [cap for cap in world.caps if instant(cap.starts_at) == standing.reason["start"]]
+        capped = replace(world, caps=alone).snapshot().availability
+        for start in starts.values():
+            for availability in (free, capped):
+                availability.occupy(start.placement, NOW, start.ends_at)
+        assert free.fits(waiting.gpus, NOW, NOW + waiting.seconds)
+        assert not capped.fits(waiting.gpus, NOW, NOW + waiting.seconds)
+
+
+def instant(at: int) -> dt.datetime:
+    return dt.datetime.fromtimestamp(at, dt.UTC)
 
 
 def test_a_limit_that_leaves_some_cards_offers_those_and_one_that_leaves_none_is_to_be_raised() -> None:
