@@ -130,6 +130,10 @@ BADGES: dict[str, dict[str, Badge]] = {
         "left": Badge("", "dash", N_("Left the wait-list")),
         "over": Badge("stop", "cross", N_("No room came")),
     },
+    "power_cap": {
+        "set": Badge("sure", "hollow", N_("Cap set")),
+        "lifted": Badge("", "dash", N_("Lifted")),
+    },
     "maintenance": {
         "planned": Badge("sure", "hollow", N_("Planned")),
         "cancelled": Badge("", "dash", N_("Cancelled")),

@@ -409,6 +409,14 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "pool-weight-set": "The weight is set; use from {day:day} on is priced with it.",
     "maintenance-nodes": "Choose at least one node of this pool.",
     "power-cap-hours": "A power cap begins and ends on the hour.",
+    "power-cap-over": "These hours are over; choose an end to come.",
+    "pue-too-small": "The PUE is at least 1: the cards’ own power counts whole.",
+    "not-a-power": "Enter megawatts, 0 or more, for example {example}.",
+    "power-capped": (
+        "From {start:time} to {end:time} at most {n:count} card of {pool} runs at once.",
+        "From {start:time} to {end:time} at most {n:count} cards of {pool} run at once.",
+    ),
+    "power-cap-lifted": "The power cap is lifted; the pool draws what it needs again.",
     "maintenance-clashes": (
         "{n:count} booking uses these nodes in that window. Choose other nodes or another time.",
         "{n:count} bookings use these nodes in that window. Choose other nodes or another time.",

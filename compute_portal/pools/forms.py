@@ -99,6 +99,42 @@ class RateField(TypedField):
         return f"{Decimal(value) / 1000:f}"
 
 
+class MegawattsField(TypedField):
+    """Megawatts with up to six decimals; `data` is whole watts."""
+
+    complaint = Sentence("not-a-power", example="1.2")
+
+    def read(self, text: str) -> int:
+        try:
+            watts = Decimal(text.replace(",", "").replace("，", "")) * 1_000_000
+        except InvalidOperation:
+            raise ValueError(text) from None
+        if not watts.is_finite() or watts != watts.to_integral_value() or not 0 <= watts <= 10**10:
+            raise ValueError(text)
+        return int(watts)
+
+    def write(self, value: int) -> str:
+        return f"{Decimal(value) / 1_000_000:f}"
+
+
+class PowerCapForm(PortalForm):
+    """The most a pool may draw in some hours."""
+
+    megawatts = MegawattsField(
+        N_("Most power"),
+        [Required()],
+        description=N_("Cooling and conversion included; 0 means that nothing new starts"),
+    )
+    pue = RateField(
+        N_("Power usage (PUE)"), [Required()], description=N_("What the site draws for each watt of the cards")
+    )
+    starts_at = MomentField(N_("Begins"), [Required()], description=N_("A full hour, for example 2026-12-01 18:00"))
+    ends_at = MomentField(N_("Is over"), [Required()], description=N_("A full hour; it can be lifted before"))
+    reason = LineField(
+        N_("Reason"), [Required()], most=LONGEST_REASON, description=N_("Everybody reads it on the pool’s page.")
+    )
+
+
 class FullHourField(TypedField):
     """'22' or '22:00'; `data` is the hour, 0 to 24."""
 

@@ -80,6 +80,11 @@ class Grid:
         cards: Ints = np.bitwise_count(masks).sum(axis=0, dtype=np.int64)
         return cards
 
+    def usable(self) -> Ints:
+        """Cards per hour that are free and that caps of power let be in use."""
+        cards: Ints = np.minimum(self.count(self.free), np.maximum(0, self.under_caps))
+        return cards
+
     def room(self, most_fixed: int, hours: int = 1) -> Ints:
         """The most cards that one fixed booking could get in each window of so many hours, by the hour it begins in.
 

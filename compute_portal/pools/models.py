@@ -13,11 +13,13 @@ from ..lifecycle import Lifecycle
 from .states import (
     LIFE,
     MAINTENANCE_LIFE,
+    POWER_CAP_LIFE,
     BookingUnit,
     InstructionState,
     InstructionVerb,
     MaintenanceState,
     NodeState,
+    PowerCapState,
 )
 
 TARIFF_HOURS = (
@@ -98,9 +100,10 @@ class Maintenance(Base):
 
 class PowerCap(Base):
     """The pool may draw at most so many watts, cooling and conversion included, in some whole hours. It ends, or is
-    lifted before; of several that hold the least counts."""
+    lifted before; of several that hold the least counts. Why it was set stands in its history."""
 
     __tablename__ = "power_caps"
+    LIFE: ClassVar[Lifecycle] = POWER_CAP_LIFE
     id: Mapped[int] = mapped_column(primary_key=True)
     pool_id: Mapped[int] = mapped_column(sa.ForeignKey("pools.id"), index=True)
     starts_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
@@ -114,6 +117,10 @@ class PowerCap(Base):
         sa.CheckConstraint("ends_at > starts_at", name="order"),
         sa.CheckConstraint("watts >= 0 AND pue_permille >= 1000", name="figures"),
     )
+
+    @property
+    def state(self) -> PowerCapState:
+        return PowerCapState.SET if self.lifted_at is None else PowerCapState.LIFTED
 
 
 class Tariff(Base):

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from .. import clock
 from ..access import Actor, Permission, require
 from ..db import Writer, lock
-from ..lifecycle import begin, move_to
+from ..lifecycle import begin, move_to, note_move
 from ..sentences import NotFound, Refusal, Sentence
 from .availability import Placement
 from .models import (
@@ -32,7 +32,7 @@ from .models import (
     Tariff,
 )
 from .prices import hours_meet
-from .states import BookingUnit, InstructionState, InstructionVerb, MaintenanceState, NodeState
+from .states import BookingUnit, InstructionState, InstructionVerb, MaintenanceState, NodeState, PowerCapState
 
 OCCUPANCIES = cast(sa.Table, Occupancy.__table__)
 
@@ -417,28 +417,37 @@ def cap_power(
     ends_at: dt.datetime,
     by: Actor,
     now: dt.datetime,
+    reason: str | None = None,
 ) -> PowerCap:
-    """Let the pool draw at most so many watts in [starts_at, ends_at), whole hours.
+    """Let the pool draw at most so many watts in [starts_at, ends_at), whole hours; everybody may read why.
 
     What runs goes on and what is confirmed starts; nothing new is confirmed or started above it. Raises
-    Refusal("power-cap-hours" | "ends-before-start" | "start-is-past").
+    Refusal("power-cap-hours" | "ends-before-start" | "power-cap-over" | "pue-too-small") at its field.
     """
     require(by, Permission.MAINTENANCE_PLAN)
     pool = lock_pool(session, pool_id)
-    if any(instant != clock.ceil_hour(instant) for instant in (starts_at, ends_at)):
-        raise Refusal(Sentence("power-cap-hours"), "starts_at")
-    if ends_at <= starts_at:
-        raise Refusal(Sentence("ends-before-start"), "ends_at")
-    if ends_at <= now:
-        raise Refusal(Sentence("start-is-past"), "starts_at")
+    check_power_cap(pue_permille, starts_at, ends_at, now)
     cap = PowerCap(
         pool_id=pool_id, starts_at=starts_at, ends_at=ends_at, watts=watts, pue_permille=pue_permille,
         set_by=by.user_id, set_at=now,
     )  # fmt: skip
     session.add(cap)
+    begin(session, cap, verb="cap", at=now, by=by, note=reason)
     changed(session, pool)
-    session.flush()
     return cap
+
+
+def check_power_cap(pue_permille: int, starts_at: dt.datetime, ends_at: dt.datetime, now: dt.datetime) -> None:
+    """What is wrong with a cap before it is set. Raises Refusal at its field."""
+    if pue_permille < 1_000:
+        raise Refusal(Sentence("pue-too-small"), "pue")
+    for field, instant in (("starts_at", starts_at), ("ends_at", ends_at)):
+        if instant != clock.ceil_hour(instant):
+            raise Refusal(Sentence("power-cap-hours"), field)
+    if ends_at <= starts_at:
+        raise Refusal(Sentence("ends-before-start"), "ends_at")
+    if ends_at <= now:
+        raise Refusal(Sentence("power-cap-over"), "ends_at")
 
 
 def lift_power_cap(session: Session, cap_id: int, *, by: Actor, now: dt.datetime) -> None:
@@ -451,6 +460,7 @@ def lift_power_cap(session: Session, cap_id: int, *, by: Actor, now: dt.datetime
     session.refresh(cap)
     if cap.lifted_at is None:
         cap.lifted_at = now
+        note_move(session, cap, PowerCapState.SET, verb="lift", at=now, by=by)
         changed(session, pool)
 
 

@@ -35,6 +35,16 @@ MAINTENANCE_LIFE = Lifecycle(
 )
 
 
+class PowerCapState(enum.StrEnum):
+    """`set`: it holds in its hours, whether they have come or not; `lifted`: it was ended before they were over."""
+
+    SET = "set"
+    LIFTED = "lifted"
+
+
+POWER_CAP_LIFE = Lifecycle("power_cap", PowerCapState, {PowerCapState.SET: frozenset({PowerCapState.LIFTED})})
+
+
 class BookingUnit(enum.StrEnum):
     """What the pool's engine hands out. Written by the scheduler at sync, read by forms."""
 

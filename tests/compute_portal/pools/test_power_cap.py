@@ -102,7 +102,7 @@ def test_the_earliest_window_knows_the_cap_and_the_pools_version_tells_of_it(cas
     [
         (dt.timedelta(minutes=30), 2 * HOUR, "power-cap-hours"),
         (2 * HOUR, 2 * HOUR, "ends-before-start"),
-        (-3 * HOUR, -2 * HOUR, "start-is-past"),
+        (-3 * HOUR, -2 * HOUR, "power-cap-over"),
     ],
 )
 def test_a_cap_is_in_whole_hours_that_are_not_over(
