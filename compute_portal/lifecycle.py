@@ -192,7 +192,7 @@ def _move_statement(table: sa.Table, names: tuple[str, ...]) -> sa.Update:
 
 def note_event(
     session: Session,
-    thing: HasLife,
+    thing: Lives,
     *,
     verb: str,
     at: dt.datetime,

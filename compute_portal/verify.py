@@ -36,6 +36,7 @@ from .enterprises.states import LIFE as ENTERPRISE
 from .lifecycle import Lifecycle
 from .pools.states import LIFE as NODE
 from .pools.states import MAINTENANCE_LIFE as MAINTENANCE
+from .pools.states import POOL_LIFE as POOL
 from .pools.states import POWER_CAP_LIFE as POWER_CAP
 from .review.states import APPEAL_LIFE as APPEAL
 from .signin.states import PERSON_LIFE as PERSON
@@ -60,6 +61,7 @@ LIFECYCLES = (
     STATEMENT,
     DISPUTE,
     MAINTENANCE,
+    POOL,
     POWER_CAP,
     CHANGE_LIFE,
     REPORT_LIFE,

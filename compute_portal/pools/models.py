@@ -13,12 +13,14 @@ from ..lifecycle import Lifecycle
 from .states import (
     LIFE,
     MAINTENANCE_LIFE,
+    POOL_LIFE,
     POWER_CAP_LIFE,
     BookingUnit,
     InstructionState,
     InstructionVerb,
     MaintenanceState,
     NodeState,
+    PoolState,
     PowerCapState,
 )
 
@@ -32,6 +34,7 @@ class Pool(Base):
     """GPUs of one model. `version` grows with every change of capacity or placement: older plans are void."""
 
     __tablename__ = "pools"
+    LIFE: ClassVar[Lifecycle] = POOL_LIFE
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(sa.String(40), unique=True)
     model: Mapped[str] = mapped_column(sa.String(80))
@@ -47,6 +50,10 @@ class Pool(Base):
         sa.CheckConstraint("gpus_per_node BETWEEN 1 AND 62", name="gpus_per_node"),
         sa.CheckConstraint("watts > 0 AND tflops_fp16_dense > 0", name="figures"),
     )
+
+    @property
+    def state(self) -> PoolState:
+        return PoolState.OPEN
 
 
 class Node(Base):

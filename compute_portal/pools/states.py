@@ -3,6 +3,15 @@ import enum
 from ..lifecycle import Lifecycle
 
 
+class PoolState(enum.StrEnum):
+    """A pool has one state; its history tells who entered it and who changed what."""
+
+    OPEN = "open"
+
+
+POOL_LIFE = Lifecycle("pool", PoolState, {})
+
+
 class NodeState(enum.StrEnum):
     """`draining` finishes what runs and takes nothing new; `down` failed; `out_of_service` was taken out by hand."""
 

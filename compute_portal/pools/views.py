@@ -21,7 +21,16 @@ from ..sentences import Refusal, Sentence
 from ..signin.queries import names_of
 from . import queries, service
 from .availability import gpus_for
-from .forms import EndingForm, MaintenanceForm, PoolWeightForm, PowerCapForm, TariffForm, WhyForm
+from .forms import (
+    EditPoolForm,
+    EndingForm,
+    MaintenanceForm,
+    NewPoolForm,
+    PoolWeightForm,
+    PowerCapForm,
+    TariffForm,
+    WhyForm,
+)
 from .models import Node, Pool
 from .prices import ListPrice, PriceBook
 from .queries import Picture
@@ -153,6 +162,77 @@ def _numbers(picture: Picture, node_ids: list[int]) -> str:
         else:
             ranges.append([number, number])
     return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in ranges)
+
+
+# -- what a pool is
+
+
+@blueprint.get("/pools/new")
+@allows(Permission.POOL_EDIT)
+def new() -> ResponseReturnValue:
+    return show("pools/new.html", NewPoolForm())
+
+
+@blueprint.post("/pools/new")
+@allows(Permission.POOL_EDIT)
+def add() -> ResponseReturnValue:
+    form, by, at = NewPoolForm(), actor(), now()
+    if form.validate():
+        name, nodes, each = form.name.data or "", form.nodes.data, form.gpus_per_node.data
+        try:
+            address = one_time(
+                form.form_key.data,
+                lambda s: (
+                    service.add_pool(s, name=name, nodes=nodes, gpus_per_node=each, **form.figures, by=by, now=at).id
+                ),
+                lambda id: url_for("pools.page", pool_id=id),
+            )
+        except Refusal as refusal:
+            form.refuse(refusal)
+        else:
+            tell(Sentence("pool-added", name=name, cards=nodes * each))
+            return redirect(address)
+    return show("pools/new.html", form)
+
+
+@blueprint.get("/pools/<int:pool_id>/edit")
+@allows(Permission.POOL_EDIT)
+def editing(pool_id: int) -> ResponseReturnValue:
+    pool = queries.get_pool(read(), pool_id)
+    return _editing_page(pool, EditPoolForm(obj=pool, data={"tflops": pool.tflops_fp16_dense}))
+
+
+def _editing_page(pool: Pool, form: EditPoolForm) -> ResponseReturnValue:
+    history = list_history(read(), Pool.LIFE, pool.id)
+    return show(
+        "pools/edit.html",
+        form,
+        pool=pool,
+        nodes=len(queries.node_ids(read(), pool.id)),
+        history=history,
+        names=names_of(read(), [entry.by_id for entry in history]),
+    )
+
+
+@blueprint.post("/pools/<int:pool_id>/edit")
+@allows(Permission.POOL_EDIT)
+def edit(pool_id: int) -> ResponseReturnValue:
+    pool = queries.get_pool(read(), pool_id)
+    form, by, at = EditPoolForm(), actor(), now()
+    if form.validate():
+        more = form.nodes.data or 0
+        try:
+            address = one_time(
+                form.form_key.data,
+                lambda s: service.edit_pool(s, pool_id, more_nodes=more, **form.figures, by=by, now=at).id,
+                lambda id: url_for("pools.page", pool_id=id),
+            )
+        except Refusal as refusal:
+            form.refuse(refusal)
+        else:
+            tell(Sentence("pool-changed", name=pool.name))
+            return redirect(address)
+    return _editing_page(pool, form)
 
 
 # -- nodes
