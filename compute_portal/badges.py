@@ -130,6 +130,11 @@ BADGES: dict[str, dict[str, Badge]] = {
         "left": Badge("", "dash", N_("Left the wait-list")),
         "over": Badge("stop", "cross", N_("No room came")),
     },
+    "pool": {"open": Badge("live", "disc", N_("In operation"))},
+    "power_cap": {
+        "set": Badge("sure", "hollow", N_("Cap set")),
+        "lifted": Badge("", "dash", N_("Lifted")),
+    },
     "maintenance": {
         "planned": Badge("sure", "hollow", N_("Planned")),
         "cancelled": Badge("", "dash", N_("Cancelled")),
@@ -178,6 +183,9 @@ EVENTS: dict[tuple[str, str], str] = {
     ("allocation", "stage"): N_("Withheld hours released"),
     ("allocation", "depreciate"): N_("Hours taken back at half term"),
     ("dataset", "edit"): N_("Changed"),
+    ("pool", "add"): N_("Entered"),
+    ("pool", "edit"): N_("Changed"),
+    ("pool", "extend"): N_("Nodes added"),
     ("site", "edit"): N_("Changed"),
     ("change", "first-approval"): N_("First approval"),
     ("booking", "claim"): N_("Started using"),

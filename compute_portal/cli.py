@@ -272,10 +272,16 @@ def _checked_name(name: str) -> str:
 @click.option(
     "--until", "end", type=click.DateTime(["%Y-%m-%d %H:%M"]), help="When it is over; both in Shanghai's time."
 )
+@click.option("--reason", help="Why; everybody reads it on the pool's page.")
 @click.option("--lift", type=int, metavar="NUMBER", help="End the cap with this number now.")
 @with_appcontext
 def power_cap(
-    pool: str, megawatts: float | None, begin: dt.datetime | None, end: dt.datetime | None, lift: int | None
+    pool: str,
+    megawatts: float | None,
+    begin: dt.datetime | None,
+    end: dt.datetime | None,
+    reason: str | None,
+    lift: int | None,
 ) -> None:
     """Let a pool draw less power in some hours, lift such a cap, and list those that hold or will."""
     database, now = _migrated_database(), clock.now()
@@ -296,7 +302,7 @@ def power_cap(
             pool_service.cap_power(
                 session, found.id, watts=round(megawatts * 1_000_000), pue_permille=pue,
                 starts_at=begin.replace(tzinfo=clock.SHANGHAI), ends_at=end.replace(tzinfo=clock.SHANGHAI), by=SYSTEM,
-                now=now,
+                now=now, reason=reason,
             )  # fmt: skip
         return [_said(cap, found) for cap in pool_queries.list_power_caps(session, found.id, now)]
 

@@ -98,6 +98,8 @@ WORDS: dict[str, str] = {
     "dispute": N_("dispute"),
     "node": N_("node"),
     "maintenance": N_("maintenance window"),
+    "pool": N_("pool"),
+    "power_cap": N_("power cap"),
     "waiter": N_("place on the wait-list"),
     "enterprise": N_("enterprise"),
     "person": N_("person"),

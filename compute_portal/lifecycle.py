@@ -29,7 +29,19 @@ class Lifecycle:
         return after in self.moves.get(before, frozenset())
 
 
+class Lives(Protocol):
+    """Something with a history; its state may be told by other columns than one of that name."""
+
+    LIFE: ClassVar[Lifecycle]
+    id: Any
+
+    @property
+    def state(self) -> Any: ...
+
+
 class HasLife(Protocol):
+    """One that `move_to` moves."""
+
     LIFE: ClassVar[Lifecycle]
     id: Any
     state: Any
@@ -68,11 +80,18 @@ _INSERT_HISTORY = sa.insert(cast(sa.Table, HistoryEntry.__table__))
 
 
 def begin(
-    session: Session, thing: HasLife, *, verb: str, at: dt.datetime, by: Actor, why: Sentence | None = None
+    session: Session,
+    thing: Lives,
+    *,
+    verb: str,
+    at: dt.datetime,
+    by: Actor,
+    why: Sentence | None = None,
+    note: str | None = None,
 ) -> None:
     """Write the first history row of something new; flushes so that it has an id."""
     session.flush()
-    _write(session, thing, verb, None, thing.state, at, by, why, None)
+    _write(session, thing, verb, None, thing.state, at, by, why, note)
 
 
 def begin_all(session: Session, things: Sequence[HasLife], *, verb: str, at: dt.datetime, by: Actor) -> None:
@@ -173,7 +192,7 @@ def _move_statement(table: sa.Table, names: tuple[str, ...]) -> sa.Update:
 
 def note_event(
     session: Session,
-    thing: HasLife,
+    thing: Lives,
     *,
     verb: str,
     at: dt.datetime,
@@ -187,7 +206,7 @@ def note_event(
 
 def _write(
     session: Session,
-    thing: HasLife,
+    thing: Lives,
     verb: str,
     before: str | None,
     after: str,
@@ -221,6 +240,16 @@ def _row(
         "why": None if why is None else why.to_json(),
         "note": note,
     }
+
+
+def note_move(session: Session, thing: Lives, before: enum.StrEnum, *, verb: str, at: dt.datetime, by: Actor) -> None:
+    """A move of something whose state is told by other columns, which the caller has changed under a lock.
+
+    Raises Refusal("no-such-move").
+    """
+    if not thing.LIFE.allows(before, thing.state):
+        raise Refusal(Sentence("no-such-move", kind=thing.LIFE.kind, before=str(before), verb=verb))
+    _write(session, thing, verb, before, thing.state, at, by, None, None)
 
 
 def list_history(session: Session, life: Lifecycle, subject_id: int, limit: int = 100) -> list[HistoryEntry]:

@@ -22,6 +22,8 @@ class PoolQueuePolicy(_Section):
 
     order: Order | None = None
     backfill: Backfill | None = None
+    half_life_days: float | None = Field(default=None, gt=0, le=3_650)
+    overuse_half_life_days: float | None = Field(default=None, gt=0, le=3_650)
 
 
 class QueuePolicy(_Section):

@@ -42,6 +42,8 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "extend-too-late": "It is too close to the end; extend until {n:count} minutes before it.",
     "extend-after-end": "The new end must be after {end:time}.",
     "extend-after-hand-back": "Its rest was handed back. Book the time again instead.",
+    "extend-no-power": "From {at:time} on the power of the pool is capped: {free:count} of your {asked:count} cards "
+    "could run on.",
     "extend-no-room": "Somebody else has these cards from {at:time} on; it cannot be extended.",
     "extend-room-until": "These cards are free until {at:time} only.",
     "extended-until": "now until {at:time}, {hours:hours} GPU-hours more",
@@ -284,6 +286,14 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "{free:count} are free from {at:time}.",
     "no-room-but-later": "From {at:time} only {free:count} of {asked:count} cards are free throughout. "
     "The closest window begins {later:time}.",
+    "no-power": "From {start:time} to {until:time} the power of the pool is capped: at most {capped:count} cards run "
+    "at once, {free:count} of them are left in this window, and you asked for {asked:count}. "
+    "No later window fits either.",
+    "no-power-but-later": "From {start:time} to {until:time} the power of the pool is capped: at most {capped:count} "
+    "cards run at once, {free:count} of them are left in this window, and you asked for {asked:count}. "
+    "The closest window begins {later:time}.",
+    "offers-no-power": "There are cards, but from {start:time} to {until:time} the power of the pool is capped: at "
+    "most {capped:count} run at once. Ask for fewer cards, or look at other days.",
     "no-price": "The pool has no price yet, so it cannot be booked.",
     "price-changed": "The price changed from {before:money} to {after:money} while you were deciding. "
     "Check it and book again.",
@@ -332,6 +342,8 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     ),
     "wait-fixed": "A confirmed booking takes these cards at {at:time}, too soon for {hours:count} hours.",
     "wait-maintenance": "The pool is in maintenance until {until:time}; the order stays as it is.",
+    "wait-power-cap": "The power of the pool is capped: at most {gpus:count} cards run at once from {start:time} to "
+    "{until:time}.",
     "wait-not-before": "It was asked to start no earlier than {at:time}.",
     "wait-allocation-ends": "The allocation ends {ends_at:time}; a run this long would not end in time.",
     "wait-hours": "It needs {needed:hours} GPU-hours; {available:hours} are left.",
@@ -347,6 +359,18 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "change-room": "With {gpus:count} more free cards it and all before it would start now.",
     "change-room-and-limit": "With {gpus:count} more free cards and a limit of {limit:count} cards it and all before "
     "it would start now.",
+    "change-next-gpus": (
+        "The bookings before it ask for {asked:count} cards, and the pool has {capacity:count}. With {n:count} card it "
+        "would be the next in line.",
+        "The bookings before it ask for {asked:count} cards, and the pool has {capacity:count}. With {n:count} cards "
+        "it would be the next in line.",
+    ),
+    "change-next-seconds": "The bookings before it ask for {asked:count} cards, and the pool has {capacity:count}. "
+    "With at most {seconds:duration} it would be the next in line.",
+    "change-ahead": "The bookings before it ask for {asked:count} cards, and the pool has {capacity:count}.",
+    "change-stays": "The bookings before it ask for {asked:count} cards, and the pool has {capacity:count}. Fewer "
+    "cards or hours would not bring it forward in the order of this pool.",
+    "change-power-cap": "Without the power cap it would start now.",
     "change-allocation": "If the allocation lasted until {at:time}, it would start now.",
     "change-hours": "With {needed:hours} GPU-hours it would start now.",
     # … as others may know it
@@ -387,7 +411,23 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "tariff-ended": "The off-peak price ends with {day:day}.",
     "pool-weight-set": "The weight is set; use from {day:day} on is priced with it.",
     "maintenance-nodes": "Choose at least one node of this pool.",
+    "pool-name-taken": "There is a pool of this name, {name}. The names of its nodes would be the same.",
+    "cards-per-node": "A node has 1 to {most:count} cards.",
+    "not-a-figure": "Enter a whole number from 1 to {most:count}.",
+    "too-many-nodes": "A pool has at most {most:count} nodes; {there:count} are there.",
+    "pool-was": "before: {model}, {tflops:count} TFLOPS, {watts:count} W",
+    "nodes-added": ("{n:count} more node", "{n:count} more nodes"),
+    "pool-added": "{name} is entered with {cards:count} cards. It can be booked once it has a price.",
+    "pool-changed": "{name} is changed.",
     "power-cap-hours": "A power cap begins and ends on the hour.",
+    "power-cap-over": "These hours are over; choose an end to come.",
+    "pue-too-small": "The PUE is at least 1: the cards’ own power counts whole.",
+    "not-a-power": "Enter megawatts, 0 or more, for example {example}.",
+    "power-capped": (
+        "From {start:time} to {end:time} at most {n:count} card of {pool} runs at once.",
+        "From {start:time} to {end:time} at most {n:count} cards of {pool} run at once.",
+    ),
+    "power-cap-lifted": "The power cap is lifted; the pool draws what it needs again.",
     "maintenance-clashes": (
         "{n:count} booking uses these nodes in that window. Choose other nodes or another time.",
         "{n:count} bookings use these nodes in that window. Choose other nodes or another time.",

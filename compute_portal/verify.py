@@ -36,6 +36,8 @@ from .enterprises.states import LIFE as ENTERPRISE
 from .lifecycle import Lifecycle
 from .pools.states import LIFE as NODE
 from .pools.states import MAINTENANCE_LIFE as MAINTENANCE
+from .pools.states import POOL_LIFE as POOL
+from .pools.states import POWER_CAP_LIFE as POWER_CAP
 from .review.states import APPEAL_LIFE as APPEAL
 from .signin.states import PERSON_LIFE as PERSON
 from .statements.states import DISPUTE_LIFE as DISPUTE
@@ -59,6 +61,8 @@ LIFECYCLES = (
     STATEMENT,
     DISPUTE,
     MAINTENANCE,
+    POOL,
+    POWER_CAP,
     CHANGE_LIFE,
     REPORT_LIFE,
     PERSON,
@@ -1046,6 +1050,7 @@ WITH things(kind, id, state) AS (
   UNION ALL SELECT 'enterprise', id, state FROM enterprises UNION ALL SELECT 'node', id, state FROM nodes
   UNION ALL SELECT 'statement', id, state FROM statements UNION ALL SELECT 'dispute', id, state FROM disputes
   UNION ALL SELECT 'maintenance', id, state FROM maintenance_windows
+  UNION ALL SELECT 'power_cap', id, CASE WHEN lifted_at IS NULL THEN 'set' ELSE 'lifted' END FROM power_caps
   UNION ALL SELECT 'person', id, state FROM users
   UNION ALL SELECT 'change', id, state FROM allocation_changes UNION ALL SELECT 'report', id, state FROM reports
   UNION ALL SELECT 'claim', id, state FROM claims

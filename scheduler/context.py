@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -133,10 +132,7 @@ def rules_of(queue: QueuePolicy) -> Rules:
 
 def rules_by_pool(queue: QueuePolicy) -> dict[str, Rules]:
     """Of the pools that do otherwise, by name."""
-    half_life = rules_of(queue).half_life_seconds  # stored usage is halved at one pace
-    return {
-        name: dataclasses.replace(rules_of(queue.of_pool(name)), half_life_seconds=half_life) for name in queue.pools
-    }
+    return {name: rules_of(queue.of_pool(name)) for name in queue.pools}
 
 
 def in_batches(

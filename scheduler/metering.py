@@ -26,7 +26,8 @@ from compute_portal.bookings import prices as booking_prices
 from compute_portal.bookings.models import Attempt, Booking
 from compute_portal.bookings.states import AttemptOutcome, BookingKind
 from compute_portal.enterprises.models import Enterprise
-from compute_portal.pools.models import Node
+from compute_portal.policy import QueuePolicy
+from compute_portal.pools.models import Node, Pool
 from compute_portal.pools.prices import PriceBook, Stretch
 from compute_portal.pools.queries import price_books
 from compute_portal.sentences import Refusal
@@ -78,15 +79,25 @@ def run(context: Context, now: dt.datetime) -> int:
             found, after = due(session, now, after)
             books = price_books(session, {one.pool_id for one in found})
             sizes = node_sizes(session, {name for one in found for name in one.nodes})
-        by_enterprise: dict[int, list[Due]] = defaultdict(list)
+            half_lives = half_lives_by_pool(session, context.policy.queue)
+        general = context.policy.queue.usage_half_life_days
+        together: dict[tuple[int, float], list[Due]] = defaultdict(list)
         for one in found:
-            by_enterprise[one.enterprise_id].append(one)
-        for enterprise_id, ones in by_enterprise.items():
-            charged += _meter(context, enterprise_id, ones, books, sizes, now, problems)
+            together[one.enterprise_id, half_lives.get(one.pool_id, general)].append(one)
+        for (enterprise_id, half_life), ones in together.items():
+            charged += _meter(context, enterprise_id, ones, books, sizes, half_life, now, problems)
     problems += settle(context, now)
     if problems:
         raise PassFailed(f"{len(problems)} left: {'; '.join(problems)}")
     return charged
+
+
+def half_lives_by_pool(session: Session, queue: QueuePolicy) -> dict[int, float]:
+    """Days, of the pools that have an order or a half-life of their own; no query where none has."""
+    if not queue.pools:
+        return {}
+    rows = session.execute(sa.select(Pool.id, Pool.name).where(Pool.name.in_(queue.pools)))
+    return {id: queue.of_pool(name).usage_half_life_days for id, name in rows}
 
 
 def due(session: Session, now: dt.datetime, after: int = 0) -> tuple[list[Due], int | None]:
@@ -212,6 +223,7 @@ def _meter(
     ones: Sequence[Due],
     books: Mapping[int, PriceBook],
     sizes: Mapping[str, Size],
+    half_life_days: float,
     now: dt.datetime,
     problems: list[str],
 ) -> int:
@@ -233,7 +245,7 @@ def _meter(
             enterprise_id,
             list(chain.from_iterable(found for _one, found in some)),
             whole=frozenset(one.attempt_id for one, _found in some if one.whole),
-            half_life_days=context.policy.queue.usage_half_life_days,
+            half_life_days=half_life_days,
             now=now,
         )
 

@@ -107,6 +107,9 @@ def _check(
     availability = pool_queries.load_availability(session, more.pool, now)
     until = _free_until(availability, _places(session, booking), start, end)
     if until < end:
+        left = availability.room(int(start.timestamp()), int((clock.floor_hour(until) + clock.HOUR).timestamp()))
+        if left < booking.gpus:
+            raise Refusal(Sentence("extend-no-power", asked=booking.gpus, free=left, at=until), "ends_at")
         told = "extend-no-room" if until == start else "extend-room-until"
         raise Refusal(Sentence(told, at=until), "ends_at")
     most = availability.capacity * policy.fixed_share_percent // 100
@@ -145,7 +148,7 @@ def _places(session: Session, booking: Booking) -> Placement:
 
 
 def _free_until(availability: Availability, places: Placement, start: dt.datetime, end: dt.datetime) -> dt.datetime:
-    """Until which full hour nobody else has these GPUs."""
+    """Until which full hour nobody else has these GPUs, and there is power for them."""
     until = start
     while places and until < end:
         step = min(end, clock.floor_hour(until) + clock.HOUR)

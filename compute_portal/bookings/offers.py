@@ -17,7 +17,7 @@ from .. import clock
 from ..enterprises.states import EnterpriseState
 from ..policy import BookingPolicy
 from ..pools import queries as pool_queries
-from ..pools.availability import HOUR, Flags, Ints
+from ..pools.availability import HOUR, Flags, Ints, gpus_for
 from ..pools.hours import Grid
 from ..pools.prices import PriceBook, PricePoint, Stretch, to_fen
 from ..pools.states import BookingUnit
@@ -64,7 +64,10 @@ class Offers:
 
 
 def find(session: Session, choice: Choice, wish: Wish, *, policy: BookingPolicy, now: dt.datetime) -> Offers:
-    """What fits now, for one allocation: five queries. Raises Refusal at the field that is to blame."""
+    """What fits now, for one allocation: five queries, and a sixth where only power is missing.
+
+    Raises Refusal at the field that is to blame.
+    """
     _check(choice, wish, policy)
     after, before = _period(choice, wish, policy, now)
     hours = max(0, (before - after) // clock.HOUR)
@@ -83,16 +86,36 @@ def find(session: Session, choice: Choice, wish: Wish, *, policy: BookingPolicy,
     stretches = book.stretches(
         after, before, size_class=str(choice.enterprise.size_class), programme_id=choice.programme.id
     )
-    return choose(
-        grid,
-        stretches,
-        wish,
-        most_fixed=grid.capacity * policy.fixed_share_percent // 100,
-        allowed=within_limits(book, stretches, mine, choice.limit, wish.gpus, after, hours),
-        last_start=now + dt.timedelta(weeks=policy.fixed_horizon_weeks),
-        most=policy.offers_most,
-        apart_hours=policy.offers_apart_hours,
-    )
+    allowed = within_limits(book, stretches, mine, choice.limit, wish.gpus, after, hours)
+
+    def chosen(grid: Grid) -> Offers:
+        return choose(
+            grid,
+            stretches,
+            wish,
+            most_fixed=grid.capacity * policy.fixed_share_percent // 100,
+            allowed=allowed,
+            last_start=now + dt.timedelta(weeks=policy.fixed_horizon_weeks),
+            most=policy.offers_most,
+            apart_hours=policy.offers_apart_hours,
+        )
+
+    found = chosen(grid)
+    uncapped = grid.uncapped()
+    if not found.earliest and uncapped is not grid and (without := chosen(uncapped)).earliest:
+        raise Refusal(_no_power(session, choice, without.earliest[0], now), "gpus")
+    return found
+
+
+def _no_power(session: Session, choice: Choice, window: Offer, now: dt.datetime) -> Sentence:
+    """Only a cap of power keeps this window from being one: the least of those that hold in it."""
+    caps = [
+        (gpus_for(cap.watts, choice.pool.watts, cap.pue_permille), cap.starts_at, cap.ends_at)
+        for cap in pool_queries.list_power_caps(session, choice.pool.id, now)
+        if cap.starts_at < window.ends_at and cap.ends_at > window.starts_at
+    ]
+    gpus, start, until = min(caps)
+    return Sentence("offers-no-power", capped=gpus, start=start, until=until)
 
 
 def choose(

@@ -43,6 +43,7 @@ TO_OTHERS = {
     "wait-ahead": "others-ahead",
     "wait-fixed": "others-fixed",
     "wait-maintenance": "others-maintenance",
+    "wait-power-cap": "wait-power-cap",
     "wait-not-before": "others-later",
     "wait-allocation-ends": "others-allocation",
     "wait-hours": "others-allocation",
@@ -69,6 +70,15 @@ class Change:
     told: Sentence
     again: dict[str, Any]
 
+    @property
+    def starts(self) -> bool:
+        """Whether it would really start it; else it says what is before it, and what would bring it forward."""
+        return self.told.id not in ("change-ahead", "change-stays") and not self.brings_forward
+
+    @property
+    def brings_forward(self) -> bool:
+        return self.told.id in ("change-next-gpus", "change-next-seconds")
+
 
 def find_change(standing: Standing | None, booking: Booking, by: Actor) -> Change | None:
     if standing is None or standing.change is None:
@@ -76,9 +86,9 @@ def find_change(standing: Standing | None, booking: Booking, by: Actor) -> Chang
     sentence = told(standing.change, booking.enterprise_id, by)
     assert sentence is not None
     again: dict[str, Any] = {}
-    if sentence.id == "change-gpus":
+    if sentence.id in ("change-gpus", "change-next-gpus"):
         again = {"gpus": sentence["n"], "longest": _hours(booking.longest_seconds)}
-    elif sentence.id == "change-seconds":
+    elif sentence.id in ("change-seconds", "change-next-seconds"):
         seconds = sentence["seconds"]
         again = {"gpus": booking.gpus, "longest": _hours(seconds if isinstance(seconds, int) else 0)}
     return Change(sentence, again)

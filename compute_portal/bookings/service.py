@@ -619,10 +619,24 @@ def _no_room(
     free = availability.largest_fit(start, end)
     before = start + policy.fixed_horizon_weeks * 7 * 86_400
     later = availability.earliest(asked.gpus, end - start, start, before, step=units.SECONDS_PER_HOUR)
+    if asked.gpus <= availability.largest_fit_without_caps(start, end):
+        return no_power(availability, asked.gpus, start, end, later)
     if later is None:
         return Sentence("no-room", asked=asked.gpus, free=free, at=asked.starts_at)
     at = dt.datetime.fromtimestamp(later, dt.UTC)
     return Sentence("no-room-but-later", asked=asked.gpus, free=free, at=asked.starts_at, later=at)
+
+
+def no_power(availability: Availability, gpus: int, start: int, end: int, later: int | None) -> Sentence:
+    """There are cards, and a cap of power is in the way. Instants are Unix seconds; `later`: when it would fit."""
+    cap = availability.cap_in_the_way(gpus, start, end)
+    assert cap is not None
+    begins, ends = (dt.datetime.fromtimestamp(at, dt.UTC) for at in (cap.starts_at, cap.ends_at))
+    left = availability.room(start, end)
+    if later is None:
+        return Sentence("no-power", capped=cap.gpus, start=begins, until=ends, asked=gpus, free=left)
+    at = dt.datetime.fromtimestamp(later, dt.UTC)
+    return Sentence("no-power-but-later", capped=cap.gpus, start=begins, until=ends, asked=gpus, free=left, later=at)
 
 
 def _prices(session: Session, ground: _Ground, asked: BookingRequest, now: dt.datetime) -> prices.Prices:

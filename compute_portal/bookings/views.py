@@ -21,6 +21,7 @@ from ..language import N_, gettext, hours, typed
 from ..lifecycle import list_history
 from ..paging import page_of
 from ..pools import queries as pool_queries
+from ..pools.availability import gpus_for
 from ..sentences import Refusal, Sentence
 from ..signin import queries as people
 from . import extending, fees, offers, queries, service, waiting
@@ -33,6 +34,7 @@ from .states import NOT_STARTED, ON_THE_CLUSTER, BookingKind, BookingState, Wait
 
 blueprint = Blueprint("bookings", __name__, template_folder="templates")
 PROPOSED_MORE = clock.HOUR
+CAPS_WITHIN = dt.timedelta(days=1)  # caps of power that begin so soon matter to who waits
 OTHERS_WITHIN = dt.timedelta(days=14)  # of a window that is full, others are offered that begin so soon after it
 # What a link to the form may bring along.
 IN_ADDRESS = ("allocation_id", "gpus", "starts_at", "ends_at", "longest", "not_before_at", "title")
@@ -286,6 +288,10 @@ def queue(pool_id: int) -> ResponseReturnValue:
         picture=picture,
         order=queues.order(portal().policy.queue),
         length=length,
+        caps=[
+            cap for cap in pool_queries.list_power_caps(read(), pool_id, now()) if cap.starts_at <= now() + CAPS_WITHIN
+        ],
+        fed=lambda cap: gpus_for(cap.watts, pool.watts, cap.pue_permille),
         page=page,
         rows=queues.list_waiting(read(), pool_id, by, offset=page.offset, limit=page.size) if length.waiting else [],
         companies=COMPANIES,

@@ -29,7 +29,7 @@ from .states import BookingKind, WaiterState
 
 OPEN = (WaiterState.WAITING, WaiterState.OFFERED)
 # Refusals of a booking that waiting for may help.
-FULL = frozenset({"no-room", "no-room-but-later", "fixed-share-full"})
+FULL = frozenset({"no-room", "no-room-but-later", "no-power", "no-power-but-later", "fixed-share-full"})
 
 
 def join(session: Session, asked: BookingRequest, *, by: Actor, policy: BookingPolicy, now: dt.datetime) -> Waiter:

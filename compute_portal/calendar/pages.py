@@ -22,7 +22,7 @@ WEEK_DAYS = 7
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """An hour, or a whole day. `free`: cards that nobody has all through it."""
+    """An hour, or a whole day. `free`: cards that nobody has all through it, and power for them."""
 
     at: str  # as people type it into the form
     free: int
@@ -85,9 +85,9 @@ class Hourly:
     def cells(self, first: dt.datetime, hours: int) -> list[Cell]:
         grid, asked = self.grid, self.choosing
         offset = (int(first.timestamp()) - grid.first) // HOUR
-        free, booked, mine, kept, closed = (
-            grid.count(masks).tolist() for masks in (grid.free, grid.booked, grid.mine, grid.kept, grid.closed)
-        )
+        booked, mine, kept = (grid.count(masks).tolist() for masks in (grid.booked, grid.mine, grid.kept))
+        free = grid.usable().tolist()
+        closed = (grid.count(grid.closed) + grid.count(grid.free) - grid.usable()).tolist()
         room = grid.room(self.most_fixed)
         enough = room >= (asked.gpus if asked else 1)
         ends = self._ends(enough)
@@ -158,7 +158,7 @@ class Hourly:
         ends = begins + HOUR * np.arange(1, days * DAY_HOURS + 1).reshape(days, DAY_HOURS)
         to_come = ends > int(self.now.timestamp())
         enough = by_day(grid.room(self.most_fixed)) >= (self.choosing.gpus if self.choosing else 1)
-        free = np.min(by_day(grid.count(grid.free)), axis=1, where=to_come, initial=grid.capacity).tolist()
+        free = np.min(by_day(grid.usable()), axis=1, where=to_come, initial=grid.capacity).tolist()
         some = (to_come & enough).any(axis=1)
         shut = (to_come & by_day(grid.maintenance)).any(axis=1)
         mine = (to_come & (by_day(grid.count(grid.mine)) > 0)).any(axis=1)

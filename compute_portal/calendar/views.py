@@ -22,7 +22,8 @@ from ..language import N_, gettext
 from ..language import day as day_text
 from ..language import hours as hours_text
 from ..pools import queries as pools
-from ..pools.models import Pool
+from ..pools.availability import gpus_for
+from ..pools.models import Pool, PowerCap
 from ..sentences import Refusal, Sentence
 from .forms import WishForm, propose
 from .pages import DAY_HOURS, WEEK_DAYS, Choosing, Hourly, Words, free_by_node, monday_of
@@ -76,8 +77,14 @@ def page(pool_id: int) -> ResponseReturnValue:
         today=clock.day_of(now()),
         by_node=by_node,
         nodes=_nodes(hourly, begins) if by_node else None,
+        caps=[cap for cap in pools.list_power_caps(read(), pool_id, now()) if _meets(cap, begins, days)],
+        fed=lambda cap: gpus_for(cap.watts, pool.watts, cap.pue_permille),
         may_book=actor().may(Permission.BOOKING_SUBMIT),
     )
+
+
+def _meets(cap: PowerCap, begins: dt.datetime, days: int) -> bool:
+    return cap.starts_at < begins + dt.timedelta(days=days) and cap.ends_at > begins
 
 
 def _words() -> Words:

@@ -268,9 +268,15 @@ class Availability:
         return tuple((self._ids[index], mask) for index, mask in sorted(placed))
 
     def are_free(self, placement: Placement, start: int, end: int) -> bool:
-        """Whether just these GPUs are free throughout [start, end)."""
+        """Whether just these GPUs are free throughout [start, end), and caps let them be used."""
         free = self._free(self._window(start, end))
+        if sum(mask.bit_count() for _node_id, mask in placement) > self._room(start, end - 1):
+            return False
         return all(mask & ~int(free[self._index_of(node_id)]) == 0 for node_id, mask in placement)
+
+    def room(self, start: int, end: int) -> int:
+        """How many more GPUs caps let be in use throughout [start, end), whatever is free; FOREVER without one."""
+        return self._room(start, end - 1)
 
     def occupy(self, placement: Placement, start: int, end: int, fixed: bool = False) -> None:
         """Take these GPUs for [start, end) in this snapshot, so that the next question sees it."""
@@ -439,6 +445,17 @@ class Availability:
             self._full & ~self._busy(rows, start, end, ~_maintenance(rows)), self._room(start, end - 1)
         )
 
+    def largest_fit_without_caps(self, start: int, end: int) -> int:
+        """largest_fit if no cap held."""
+        return self._largest(self._free(self._window(start, end)))
+
+    def cap_in_the_way(self, gpus: int, start: int, end: int) -> Cap | None:
+        """The first cap that alone lets fewer GPUs than these be used throughout [start, end); None: no cap does."""
+        for cap in self._caps:
+            if cap[0] < end and cap[1] > start and self._room(start, end - 1, caps=[cap]) < gpus:
+                return Cap(*cap)
+        return None
+
     def fixed_starts(self, start: int, end: int) -> list[int]:
         """When fixed bookings begin inside the window, ascending."""
         rows = self._merged()
@@ -495,12 +512,14 @@ class Availability:
             return min(most, room // max(1, self.node_size) * self.node_size)
         return min(most + int(np.max(counts, where=~whole, initial=0)), room)
 
-    def _room(self, start: int, last: int, among: Flags | None = None) -> int:
+    def _room(
+        self, start: int, last: int, among: Flags | None = None, caps: Sequence[tuple[int, int, int]] | None = None
+    ) -> int:
         """How many more GPUs caps allow to be in use at every instant of [start, last].
 
         It only falls where something begins: a cap, or an occupation under one.
         """
-        caps = [cap for cap in self._caps if cap[0] <= last and cap[1] > start]
+        caps = [cap for cap in (self._caps if caps is None else caps) if cap[0] <= last and cap[1] > start]
         if not caps:
             return FOREVER
         rows = self._merged()

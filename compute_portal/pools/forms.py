@@ -5,10 +5,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from typing import TypedDict
 
 from wtforms import HiddenField
 
-from ..forms import CountField, DayField, LineField, MomentField, PortalForm, Required, TypedField, YuanField
+from ..forms import (
+    CountField,
+    DayField,
+    LineField,
+    MomentField,
+    PortalForm,
+    Required,
+    TextField,
+    TypedField,
+    YuanField,
+)
 from ..language import N_
 from ..sentences import Refusal, Sentence
 
@@ -97,6 +108,94 @@ class RateField(TypedField):
 
     def write(self, value: int) -> str:
         return f"{Decimal(value) / 1000:f}"
+
+
+class MegawattsField(TypedField):
+    """Megawatts with up to six decimals; `data` is whole watts."""
+
+    complaint = Sentence("not-a-power", example="1.2")
+
+    def read(self, text: str) -> int:
+        try:
+            watts = Decimal(text.replace(",", "").replace("，", "")) * 1_000_000
+        except InvalidOperation:
+            raise ValueError(text) from None
+        if not watts.is_finite() or watts != watts.to_integral_value() or not 0 <= watts <= 10**10:
+            raise ValueError(text)
+        return int(watts)
+
+    def write(self, value: int) -> str:
+        return f"{Decimal(value) / 1_000_000:f}"
+
+
+class PowerCapForm(PortalForm):
+    """The most a pool may draw in some hours."""
+
+    megawatts = MegawattsField(
+        N_("Most power"),
+        [Required()],
+        description=N_("Cooling and conversion included; 0 means that nothing new starts"),
+    )
+    pue = RateField(
+        N_("Power usage (PUE)"), [Required()], description=N_("What the site draws for each watt of the cards")
+    )
+    starts_at = MomentField(N_("Begins"), [Required()], description=N_("A full hour, for example 2026-12-01 18:00"))
+    ends_at = MomentField(N_("Is over"), [Required()], description=N_("A full hour; it can be lifted before"))
+    reason = LineField(
+        N_("Reason"), [Required()], most=LONGEST_REASON, description=N_("Everybody reads it on the pool’s page.")
+    )
+
+
+class Figures(TypedDict):
+    model: str
+    tflops_fp16_dense: int
+    tflops_source: str | None
+    watts: int
+    how_to_connect: str | None
+
+
+class PoolFiguresForm(PortalForm):
+    """What can be changed of a pool."""
+
+    model = LineField(
+        N_("Model"), [Required()], most=80, description=N_("As the maker calls it, for example NVIDIA H800")
+    )
+    tflops = CountField(
+        N_("TFLOPS of a card"),
+        [Required()],
+        description=N_("Dense FP16, from the data sheet; the city’s P are reckoned with it"),
+        render_kw={"inputmode": "numeric"},
+    )
+    tflops_source = LineField(
+        N_("Source of this figure"), most=200, description=N_("For example “maker’s data sheet”; the public reads it")
+    )
+    watts = CountField(
+        N_("Power of a card"), [Required()], description=N_("At full load"), render_kw={"inputmode": "numeric"}
+    )
+    how_to_connect = TextField(
+        N_("How to connect"), most=2_000, description=N_("Who has a booking here reads it on the booking’s page")
+    )
+
+    @property
+    def figures(self) -> Figures:
+        """As the verbs take them."""
+        return {
+            "model": self.model.data or "",
+            "tflops_fp16_dense": self.tflops.data,
+            "tflops_source": self.tflops_source.data or None,
+            "watts": self.watts.data,
+            "how_to_connect": self.how_to_connect.data or None,
+        }
+
+
+class NewPoolForm(PoolFiguresForm):
+    name = LineField(N_("Name"), [Required()], most=40, description=N_("Short, it stays: for example H800"))
+    nodes = CountField(N_("Nodes"), [Required()], render_kw={"inputmode": "numeric"})
+    gpus_per_node = CountField(N_("Cards of a node"), [Required()], render_kw={"inputmode": "numeric"})
+
+
+class EditPoolForm(PoolFiguresForm):
+    nodes = CountField(N_("More nodes"), description=N_("Empty: none"), render_kw={"inputmode": "numeric"})
 
 
 class FullHourField(TypedField):

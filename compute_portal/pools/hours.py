@@ -11,6 +11,7 @@ are. All of it is reckoned on whole arrays: eight weeks of a pool of 512 nodes a
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,11 @@ class Grid:
         cards: Ints = np.bitwise_count(masks).sum(axis=0, dtype=np.int64)
         return cards
 
+    def usable(self) -> Ints:
+        """Cards per hour that are free and that caps of power let be in use."""
+        cards: Ints = np.minimum(self.count(self.free), np.maximum(0, self.under_caps))
+        return cards
+
     def room(self, most_fixed: int, hours: int = 1) -> Ints:
         """The most cards that one fixed booking could get in each window of so many hours, by the hour it begins in.
 
@@ -110,6 +116,12 @@ class Grid:
             fit = fit + np.where(whole, 0, counts).max(axis=0, initial=0)
         room: Ints = np.maximum(0, np.minimum(fit, left))
         return room
+
+    def uncapped(self) -> Grid:
+        """The same if no cap of power held; itself where none does."""
+        if not (self.under_caps < FOREVER).any():
+            return self
+        return dataclasses.replace(self, under_caps=np.full(self.hours, FOREVER, np.int64))
 
     def gives(self, gpus: int) -> bool:
         """Whether this pool ever gives such a number: any, or in a pool of whole nodes whole ones."""

@@ -13,11 +13,15 @@ from ..lifecycle import Lifecycle
 from .states import (
     LIFE,
     MAINTENANCE_LIFE,
+    POOL_LIFE,
+    POWER_CAP_LIFE,
     BookingUnit,
     InstructionState,
     InstructionVerb,
     MaintenanceState,
     NodeState,
+    PoolState,
+    PowerCapState,
 )
 
 TARIFF_HOURS = (
@@ -30,6 +34,7 @@ class Pool(Base):
     """GPUs of one model. `version` grows with every change of capacity or placement: older plans are void."""
 
     __tablename__ = "pools"
+    LIFE: ClassVar[Lifecycle] = POOL_LIFE
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(sa.String(40), unique=True)
     model: Mapped[str] = mapped_column(sa.String(80))
@@ -45,6 +50,10 @@ class Pool(Base):
         sa.CheckConstraint("gpus_per_node BETWEEN 1 AND 62", name="gpus_per_node"),
         sa.CheckConstraint("watts > 0 AND tflops_fp16_dense > 0", name="figures"),
     )
+
+    @property
+    def state(self) -> PoolState:
+        return PoolState.OPEN
 
 
 class Node(Base):
@@ -98,9 +107,10 @@ class Maintenance(Base):
 
 class PowerCap(Base):
     """The pool may draw at most so many watts, cooling and conversion included, in some whole hours. It ends, or is
-    lifted before; of several that hold the least counts."""
+    lifted before; of several that hold the least counts. Why it was set stands in its history."""
 
     __tablename__ = "power_caps"
+    LIFE: ClassVar[Lifecycle] = POWER_CAP_LIFE
     id: Mapped[int] = mapped_column(primary_key=True)
     pool_id: Mapped[int] = mapped_column(sa.ForeignKey("pools.id"), index=True)
     starts_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
@@ -114,6 +124,10 @@ class PowerCap(Base):
         sa.CheckConstraint("ends_at > starts_at", name="order"),
         sa.CheckConstraint("watts >= 0 AND pue_permille >= 1000", name="figures"),
     )
+
+    @property
+    def state(self) -> PowerCapState:
+        return PowerCapState.SET if self.lifted_at is None else PowerCapState.LIFTED
 
 
 class Tariff(Base):

@@ -328,6 +328,37 @@ def list_power_caps(session: Session, pool_id: int, now: dt.datetime) -> list[Po
     )
 
 
+def reasons_of(session: Session, caps: Sequence[PowerCap]) -> dict[int, str]:
+    """Why caps were set, where somebody said so."""
+    rows = session.execute(
+        sa.select(HistoryEntry.subject_id, HistoryEntry.note).where(
+            HistoryEntry.kind == PowerCap.LIFE.kind,
+            HistoryEntry.verb == "cap",
+            HistoryEntry.subject_id.in_([cap.id for cap in caps]),
+        )
+    )
+    return {id: note for id, note in rows if note}
+
+
+def past_power_caps(session: Session, pool_id: int, now: dt.datetime, limit: int = 10) -> list[PowerCap]:
+    """Those that are over or were lifted, the last ones first."""
+    return list(
+        session.scalars(
+            sa.select(PowerCap)
+            .where(PowerCap.pool_id == pool_id, sa.or_(PowerCap.lifted_at.is_not(None), PowerCap.ends_at <= now))
+            .order_by(PowerCap.id.desc())
+            .limit(limit)
+        )
+    )
+
+
+def get_power_cap(session: Session, cap_id: int) -> PowerCap:
+    cap = session.get(PowerCap, cap_id)
+    if cap is None:
+        raise NotFound
+    return cap
+
+
 def node_ids(session: Session, pool_id: int) -> list[int]:
     """In order of placement."""
     return list(session.scalars(sa.select(Node.id).where(Node.pool_id == pool_id).order_by(Node.position)))
@@ -366,6 +397,9 @@ class Picture:
     uses: list[Use]
     windows: list[Maintenance]
     kept: list[OptionPlace]  # for those on the wait-list
+    caps: list[PowerCap]  # of power, that hold or will
+    reasons: dict[int, str]  # of caps, where somebody said so
+    planned_by: dict[int, User]  # of windows; an erased person has an empty name, the system is left out
 
     @cached_property
     def availability(self) -> Availability:
@@ -380,7 +414,12 @@ class Picture:
             + [(k.node_id, k.gpu_mask, int(k.starts_at.timestamp()), int(k.ends_at.timestamp()), 1) for k in self.kept],
             closed,
             unit=self.pool.booking_unit.value,
+            caps=[(int(cap.starts_at.timestamp()), int(cap.ends_at.timestamp()), self.fed(cap)) for cap in self.caps],
         )
+
+    def fed(self, cap: PowerCap) -> int:
+        """How many GPUs run on what a cap leaves."""
+        return gpus_for(cap.watts, self.pool.watts, cap.pue_permille)
 
     @property
     def node_count(self) -> int:
@@ -393,9 +432,10 @@ class Picture:
 
     @cached_property
     def free(self) -> int:
-        """GPUs that a booking could have this second."""
+        """GPUs that bookings could have this second, and power for them."""
         second = int(self.now.timestamp())
-        return sum(int(mask).bit_count() for mask in self.availability.free_masks(second, second + 1))
+        cards = sum(int(mask).bit_count() for mask in self.availability.free_masks(second, second + 1))
+        return min(cards, self.availability.room(second, second + 1))
 
     @cached_property
     def in_use(self) -> int:
@@ -404,7 +444,7 @@ class Picture:
 
     @property
     def out_of_service(self) -> int:
-        """Neither free nor in use: on nodes that are down, drain, are taken out or under maintenance."""
+        """Neither free nor in use: without power, or on nodes that are down, drain, are out or under maintenance."""
         return self.capacity - self.free - self.in_use
 
     @property
@@ -459,8 +499,17 @@ _PICTURED_USES = (
     )
     .order_by(Occupancy.starts_at, Occupancy.booking_id)
 )
+
+
+def _first_row_of(model: type[Maintenance | PowerCap], id: Any, verb: str) -> sa.ColumnElement[bool]:
+    """The history row that a verb wrote of a thing."""
+    return sa.and_(HistoryEntry.kind == model.LIFE.kind, HistoryEntry.subject_id == id, HistoryEntry.verb == verb)
+
+
 _PICTURED_WINDOWS = (
-    sa.select(Maintenance)
+    sa.select(Maintenance, User)
+    .outerjoin(HistoryEntry, _first_row_of(Maintenance, Maintenance.id, "plan"))
+    .outerjoin(User, User.id == HistoryEntry.by_id)
     .where(
         Maintenance.pool_id.in_(_THESE_POOLS),
         Maintenance.state == MaintenanceState.PLANNED,
@@ -468,10 +517,16 @@ _PICTURED_WINDOWS = (
     )
     .order_by(Maintenance.starts_at, Maintenance.id)
 )
+_PICTURED_CAPS = (
+    sa.select(PowerCap, HistoryEntry.note)
+    .outerjoin(HistoryEntry, _first_row_of(PowerCap, PowerCap.id, "cap"))
+    .where(PowerCap.pool_id.in_(_THESE_POOLS), PowerCap.lifted_at.is_(None), PowerCap.ends_at > sa.bindparam("now"))
+    .order_by(PowerCap.starts_at, PowerCap.id)
+)
 
 
 def pictures(session: Session, pools: Sequence[Pool], now: dt.datetime) -> list[Picture]:
-    """Four queries, however many pools there are."""
+    """Five queries, however many pools there are."""
     ids, second = [pool.id for pool in pools], int(now.timestamp())
     these = {"pools": ids, "now": now}
     nodes: dict[int, list[Node]] = {id: [] for id in ids}
@@ -486,9 +541,24 @@ def pictures(session: Session, pools: Sequence[Pool], now: dt.datetime) -> list[
     for pool_id, node_id, booking_id, mask, starts_at, ends_at, released_at, stuck_at in found:
         until = _taken_until(int(ends_at.timestamp()), released_at, stuck_at, second)
         uses[pool_id].append(Use(node_id, booking_id, mask, starts_at, ends_at, until))
-    for window in session.scalars(_PICTURED_WINDOWS, these):
+    planned_by: dict[int, User] = {}
+    for window, user in session.execute(_PICTURED_WINDOWS, these):
         windows[window.pool_id].append(window)
-    return [Picture(pool, now, nodes[pool.id], uses[pool.id], windows[pool.id], kept[pool.id]) for pool in pools]
+        if user is not None:
+            planned_by[window.id] = user
+    caps: dict[int, list[PowerCap]] = {id: [] for id in ids}
+    reasons: dict[int, str] = {}
+    for cap, reason in session.execute(_PICTURED_CAPS, these):
+        caps[cap.pool_id].append(cap)
+        if reason:
+            reasons[cap.id] = reason
+    return [
+        Picture(
+            pool, now, nodes[pool.id], uses[pool.id], windows[pool.id], kept[pool.id], caps[pool.id], reasons,
+            planned_by,
+        )
+        for pool in pools
+    ]  # fmt: skip
 
 
 def get_node(session: Session, node_id: int) -> tuple[Node, Pool]:
@@ -536,20 +606,6 @@ def list_instructions(session: Session, node_ids: Sequence[int], *, unanswered: 
     if unanswered:
         query = query.where(Instruction.state.in_((InstructionState.WAITING, InstructionState.CLAIMED)))
     return list(session.scalars(query.order_by(Instruction.id.desc()).limit(len(node_ids) if unanswered else 10)))
-
-
-def planned_by(session: Session, windows: Sequence[Maintenance]) -> dict[int, User]:
-    """Who planned each window. An erased person has an empty name; what the system planned is left out."""
-    rows = session.execute(
-        sa.select(HistoryEntry.subject_id, User)
-        .join(User, User.id == HistoryEntry.by_id)
-        .where(
-            HistoryEntry.kind == Maintenance.LIFE.kind,
-            HistoryEntry.verb == "plan",
-            HistoryEntry.subject_id.in_([window.id for window in windows]),
-        )
-    )
-    return {row[0]: row[1] for row in rows}
 
 
 def get_window(session: Session, window_id: int) -> Maintenance:

@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 from .. import clock
 from ..access import Actor, Permission, require
 from ..db import Writer, lock
-from ..lifecycle import begin, move_to
+from ..lifecycle import begin, list_history, move_to, note_event, note_move
 from ..sentences import NotFound, Refusal, Sentence
-from .availability import Placement
+from .availability import MAX_GPUS_PER_NODE, Placement
 from .models import (
     Instruction,
     Limit,
@@ -32,8 +32,10 @@ from .models import (
     Tariff,
 )
 from .prices import hours_meet
-from .states import BookingUnit, InstructionState, InstructionVerb, MaintenanceState, NodeState
+from .states import BookingUnit, InstructionState, InstructionVerb, MaintenanceState, NodeState, PowerCapState
 
+MOST_NODES = 9_999  # of a pool: their names have three digits or four
+MOST_TFLOPS, MOST_WATTS = 1_000_000, 100_000  # of a card: what is beyond is a slip of the hand
 OCCUPANCIES = cast(sa.Table, Occupancy.__table__)
 
 
@@ -70,7 +72,18 @@ def add_pool(
     how_to_connect: str | None = None,
     tflops_source: str | None = None,
 ) -> Pool:
-    """A pool with `nodes` equal nodes named <name>-n001 …, all up from now."""
+    """A pool with `nodes` equal nodes named <name>-n001 …, all up from now. It needs a price before it can be booked.
+
+    Raises Refusal at `name`, `tflops`, `watts`, `gpus_per_node` or `nodes`.
+    """
+    require(by, Permission.POOL_EDIT)
+    _check_figures(tflops_fp16_dense, watts)
+    if not 1 <= gpus_per_node <= MAX_GPUS_PER_NODE:
+        raise Refusal(Sentence("cards-per-node", most=MAX_GPUS_PER_NODE), "gpus_per_node")
+    # The nodes of two pools are told apart by their names, which people write in lower case.
+    taken = session.scalars(sa.select(Pool.name)).all()
+    if _slug(name) in {_slug(other) for other in taken}:
+        raise Refusal(Sentence("pool-name-taken", name=name), "name")
     pool = Pool(
         name=name,
         model=model,
@@ -84,21 +97,99 @@ def add_pool(
         version=0,
     )
     session.add(pool)
-    session.flush()
-    slug = "".join(c if c.isalnum() else "-" for c in name.lower())
-    for position in range(nodes):
+    try:
+        session.flush()
+    except sa.exc.IntegrityError as error:  # two people at one moment: the index lets the second one down
+        if "name" in str(error.orig):
+            raise Refusal(Sentence("pool-name-taken", name=name), "name") from None
+        raise
+    begin(session, pool, verb="add", at=now, by=by)
+    _add_nodes(session, pool, nodes, by, now)
+    return pool
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name.lower())
+
+
+def _check_figures(tflops: int, watts: int) -> None:
+    if not 1 <= tflops <= MOST_TFLOPS:
+        raise Refusal(Sentence("not-a-figure", most=MOST_TFLOPS), "tflops")
+    if not 1 <= watts <= MOST_WATTS:
+        raise Refusal(Sentence("not-a-figure", most=MOST_WATTS), "watts")
+
+
+def _add_nodes(session: Session, pool: Pool, number: int, by: Actor, now: dt.datetime) -> None:
+    """So many more nodes like the others, after them in the order of placement."""
+    there = session.scalar(sa.select(sa.func.count()).where(Node.pool_id == pool.id)) or 0
+    if not 0 <= there + number <= MOST_NODES:
+        raise Refusal(Sentence("too-many-nodes", most=MOST_NODES, there=there), "nodes")
+    for position in range(there, there + number):
         node = Node(
             pool_id=pool.id,
             position=position,
-            name=f"{slug}-n{position + 1:03}",
-            gpus=gpus_per_node,
+            name=f"{_slug(pool.name)}-n{position + 1:03}",
+            gpus=pool.gpus_per_node,
             state=NodeState.UP,
         )
         session.add(node)
         begin(session, node, verb="add", at=now, by=by)
         session.add(NodeInterval(node_id=node.id, state=NodeState.UP, starts_at=now))
     session.flush()
+
+
+def edit_pool(
+    session: Session,
+    pool_id: int,
+    *,
+    model: str,
+    tflops_fp16_dense: int,
+    tflops_source: str | None,
+    watts: int,
+    how_to_connect: str | None,
+    more_nodes: int = 0,
+    by: Actor,
+    now: dt.datetime,
+) -> Pool:
+    """Other figures from now on, and more nodes of the same size. A pool keeps its name: the policy, statements and
+    nodes know it by that. No node is taken away here; one that is no longer wanted is drained.
+
+    What it was before stands in the history. Raises Refusal at `tflops`, `watts` or `nodes`.
+    """
+    require(by, Permission.POOL_EDIT)
+    pool = lock_pool(session, pool_id)
+    _check_figures(tflops_fp16_dense, watts)
+    values = {
+        "model": model,
+        "tflops_fp16_dense": tflops_fp16_dense,
+        "tflops_source": tflops_source,
+        "watts": watts,
+        "how_to_connect": how_to_connect,
+    }
+    before = {name: getattr(pool, name) for name, value in values.items() if getattr(pool, name) != value}
+    for name in before:
+        setattr(pool, name, values[name])
+    known = {"model": pool.model, "tflops": pool.tflops_fp16_dense, "watts": pool.watts}
+    if before:
+        old = Sentence("pool-was", **{key: before.get(_COLUMN.get(key, key), value) for key, value in known.items()})
+        _note_pool(session, pool, "edit", old, by, now)
+    if more_nodes:
+        _add_nodes(session, pool, more_nodes, by, now)
+        _note_pool(session, pool, "extend", Sentence("nodes-added", n=more_nodes), by, now)
+    if before or more_nodes:
+        changed(session, pool)  # more GPUs, or other watts under a cap
     return pool
+
+
+_COLUMN = {"tflops": "tflops_fp16_dense"}
+
+
+def _note_pool(session: Session, pool: Pool, verb: str, why: Sentence, by: Actor, now: dt.datetime) -> None:
+    """In its history, which begins here for a pool that was entered before there was one."""
+    if list_history(session, Pool.LIFE, pool.id, limit=1):
+        note_event(session, pool, verb=verb, at=now, by=by, why=why)
+    else:
+        begin(session, pool, verb=verb, at=now, by=by, why=why)
 
 
 def set_tariff(
@@ -417,28 +508,37 @@ def cap_power(
     ends_at: dt.datetime,
     by: Actor,
     now: dt.datetime,
+    reason: str | None = None,
 ) -> PowerCap:
-    """Let the pool draw at most so many watts in [starts_at, ends_at), whole hours.
+    """Let the pool draw at most so many watts in [starts_at, ends_at), whole hours; everybody may read why.
 
     What runs goes on and what is confirmed starts; nothing new is confirmed or started above it. Raises
-    Refusal("power-cap-hours" | "ends-before-start" | "start-is-past").
+    Refusal("power-cap-hours" | "ends-before-start" | "power-cap-over" | "pue-too-small") at its field.
     """
     require(by, Permission.MAINTENANCE_PLAN)
     pool = lock_pool(session, pool_id)
-    if any(instant != clock.ceil_hour(instant) for instant in (starts_at, ends_at)):
-        raise Refusal(Sentence("power-cap-hours"), "starts_at")
-    if ends_at <= starts_at:
-        raise Refusal(Sentence("ends-before-start"), "ends_at")
-    if ends_at <= now:
-        raise Refusal(Sentence("start-is-past"), "starts_at")
+    check_power_cap(pue_permille, starts_at, ends_at, now)
     cap = PowerCap(
         pool_id=pool_id, starts_at=starts_at, ends_at=ends_at, watts=watts, pue_permille=pue_permille,
         set_by=by.user_id, set_at=now,
     )  # fmt: skip
     session.add(cap)
+    begin(session, cap, verb="cap", at=now, by=by, note=reason)
     changed(session, pool)
-    session.flush()
     return cap
+
+
+def check_power_cap(pue_permille: int, starts_at: dt.datetime, ends_at: dt.datetime, now: dt.datetime) -> None:
+    """What is wrong with a cap before it is set. Raises Refusal at its field."""
+    if pue_permille < 1_000:
+        raise Refusal(Sentence("pue-too-small"), "pue")
+    for field, instant in (("starts_at", starts_at), ("ends_at", ends_at)):
+        if instant != clock.ceil_hour(instant):
+            raise Refusal(Sentence("power-cap-hours"), field)
+    if ends_at <= starts_at:
+        raise Refusal(Sentence("ends-before-start"), "ends_at")
+    if ends_at <= now:
+        raise Refusal(Sentence("power-cap-over"), "ends_at")
 
 
 def lift_power_cap(session: Session, cap_id: int, *, by: Actor, now: dt.datetime) -> None:
@@ -451,6 +551,7 @@ def lift_power_cap(session: Session, cap_id: int, *, by: Actor, now: dt.datetime
     session.refresh(cap)
     if cap.lifted_at is None:
         cap.lifted_at = now
+        note_move(session, cap, PowerCapState.SET, verb="lift", at=now, by=by)
         changed(session, pool)
 
 

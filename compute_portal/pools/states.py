@@ -3,6 +3,15 @@ import enum
 from ..lifecycle import Lifecycle
 
 
+class PoolState(enum.StrEnum):
+    """A pool has one state; its history tells who entered it and who changed what."""
+
+    OPEN = "open"
+
+
+POOL_LIFE = Lifecycle("pool", PoolState, {})
+
+
 class NodeState(enum.StrEnum):
     """`draining` finishes what runs and takes nothing new; `down` failed; `out_of_service` was taken out by hand."""
 
@@ -33,6 +42,16 @@ class MaintenanceState(enum.StrEnum):
 MAINTENANCE_LIFE = Lifecycle(
     "maintenance", MaintenanceState, {MaintenanceState.PLANNED: frozenset({MaintenanceState.CANCELLED})}
 )
+
+
+class PowerCapState(enum.StrEnum):
+    """`set`: it holds in its hours, whether they have come or not; `lifted`: it was ended before they were over."""
+
+    SET = "set"
+    LIFTED = "lifted"
+
+
+POWER_CAP_LIFE = Lifecycle("power_cap", PowerCapState, {PowerCapState.SET: frozenset({PowerCapState.LIFTED})})
 
 
 class BookingUnit(enum.StrEnum):

@@ -15,13 +15,23 @@ from .. import clock, paging
 from ..access import Permission
 from ..bookings import maintenance as booked
 from ..forms import a_form_key, show
-from ..guard import actor, allows, now, one_time, read, tell
+from ..guard import actor, allows, now, one_time, portal, read, tell
 from ..lifecycle import list_history
 from ..sentences import Refusal, Sentence
 from ..signin.queries import names_of
 from . import queries, service
-from .forms import EndingForm, MaintenanceForm, PoolWeightForm, TariffForm, WhyForm
-from .models import Node
+from .availability import gpus_for
+from .forms import (
+    EditPoolForm,
+    EndingForm,
+    MaintenanceForm,
+    NewPoolForm,
+    PoolWeightForm,
+    PowerCapForm,
+    TariffForm,
+    WhyForm,
+)
+from .models import Node, Pool
 from .prices import ListPrice, PriceBook
 from .queries import Picture
 from .states import NodeState
@@ -80,7 +90,6 @@ def page(pool_id: int) -> ResponseReturnValue:
         nodes=nodes,
         uses=_by_node(picture),
         asked={instruction.target_id: instruction for instruction in asked},
-        planned_by=queries.planned_by(read(), picture.windows) if picture.windows else {},
         numbers=_numbers,
         hours_ahead=HOURS_AHEAD,
     )
@@ -153,6 +162,77 @@ def _numbers(picture: Picture, node_ids: list[int]) -> str:
         else:
             ranges.append([number, number])
     return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in ranges)
+
+
+# -- what a pool is
+
+
+@blueprint.get("/pools/new")
+@allows(Permission.POOL_EDIT)
+def new() -> ResponseReturnValue:
+    return show("pools/new.html", NewPoolForm())
+
+
+@blueprint.post("/pools/new")
+@allows(Permission.POOL_EDIT)
+def add() -> ResponseReturnValue:
+    form, by, at = NewPoolForm(), actor(), now()
+    if form.validate():
+        name, nodes, each = form.name.data or "", form.nodes.data, form.gpus_per_node.data
+        try:
+            address = one_time(
+                form.form_key.data,
+                lambda s: (
+                    service.add_pool(s, name=name, nodes=nodes, gpus_per_node=each, **form.figures, by=by, now=at).id
+                ),
+                lambda id: url_for("pools.page", pool_id=id),
+            )
+        except Refusal as refusal:
+            form.refuse(refusal)
+        else:
+            tell(Sentence("pool-added", name=name, cards=nodes * each))
+            return redirect(address)
+    return show("pools/new.html", form)
+
+
+@blueprint.get("/pools/<int:pool_id>/edit")
+@allows(Permission.POOL_EDIT)
+def editing(pool_id: int) -> ResponseReturnValue:
+    pool = queries.get_pool(read(), pool_id)
+    return _editing_page(pool, EditPoolForm(obj=pool, data={"tflops": pool.tflops_fp16_dense}))
+
+
+def _editing_page(pool: Pool, form: EditPoolForm) -> ResponseReturnValue:
+    history = list_history(read(), Pool.LIFE, pool.id)
+    return show(
+        "pools/edit.html",
+        form,
+        pool=pool,
+        nodes=len(queries.node_ids(read(), pool.id)),
+        history=history,
+        names=names_of(read(), [entry.by_id for entry in history]),
+    )
+
+
+@blueprint.post("/pools/<int:pool_id>/edit")
+@allows(Permission.POOL_EDIT)
+def edit(pool_id: int) -> ResponseReturnValue:
+    pool = queries.get_pool(read(), pool_id)
+    form, by, at = EditPoolForm(), actor(), now()
+    if form.validate():
+        more = form.nodes.data or 0
+        try:
+            address = one_time(
+                form.form_key.data,
+                lambda s: service.edit_pool(s, pool_id, more_nodes=more, **form.figures, by=by, now=at).id,
+                lambda id: url_for("pools.page", pool_id=id),
+            )
+        except Refusal as refusal:
+            form.refuse(refusal)
+        else:
+            tell(Sentence("pool-changed", name=pool.name))
+            return redirect(address)
+    return _editing_page(pool, form)
 
 
 # -- nodes
@@ -296,6 +376,101 @@ def cancel_maintenance(window_id: int) -> ResponseReturnValue:
         lambda _none: url_for("pools.page", pool_id=pool_id, _anchor="maintenance"),
     )
     tell(Sentence("maintenance-cancelled"))
+    return redirect(address)
+
+
+# -- power
+
+
+@blueprint.get("/pools/<int:pool_id>/power")
+@allows(Permission.MAINTENANCE_PLAN)
+def power(pool_id: int) -> ResponseReturnValue:
+    return _power_page(pool_id, PowerCapForm(data={"pue": portal().policy.audit.pue_permille}))
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """What a cap that is not set yet would leave: cards that it feeds, and the most that are confirmed in its hours."""
+
+    watts: int
+    pue_permille: int
+    gpus: int
+    confirmed: int
+
+
+def _power_page(pool_id: int, form: PowerCapForm, *, preview: bool = False) -> ResponseReturnValue:
+    pool = queries.get_pool(read(), pool_id)
+    caps, past = queries.list_power_caps(read(), pool_id, now()), queries.past_power_caps(read(), pool_id, now())
+    form.form_key.data = a_form_key()
+    return show(
+        "pools/power.html",
+        form,
+        pool=pool,
+        capacity=queries.capacity(read(), [pool_id]).get(pool_id, 0),
+        caps=caps,
+        past=past,
+        reasons=queries.reasons_of(read(), caps + past),
+        names=names_of(read(), [cap.set_by for cap in caps + past]),
+        fed=_fed(pool, form) if preview else None,
+        gpus_for=gpus_for,
+    )
+
+
+def _fed(pool: Pool, form: PowerCapForm) -> Fed:
+    watts, pue = form.megawatts.data, form.pue.data
+    availability = queries.load_availability(read(), pool, now())
+    start, end = int(form.starts_at.data.timestamp()), int(form.ends_at.data.timestamp())
+    return Fed(watts, pue, gpus_for(watts, pool.watts, pue), availability.peak_fixed(start, end))
+
+
+@blueprint.post("/pools/<int:pool_id>/power")
+@allows(Permission.MAINTENANCE_PLAN)
+def cap_power(pool_id: int) -> ResponseReturnValue:
+    pool = queries.get_pool(read(), pool_id)
+    form, by, at = PowerCapForm(), actor(), now()
+    if form.validate():
+        watts, pue, starts_at, ends_at = (form[name].data for name in ("megawatts", "pue", "starts_at", "ends_at"))
+        try:
+            service.check_power_cap(pue, starts_at, ends_at, at)
+            if http.form.get("step") == "check":
+                return _power_page(pool_id, form, preview=True)
+            address = one_time(
+                form.form_key.data,
+                lambda s: (
+                    service.cap_power(
+                        s,
+                        pool_id,
+                        watts=watts,
+                        pue_permille=pue,
+                        starts_at=starts_at,
+                        ends_at=ends_at,
+                        reason=form.reason.data,
+                        by=by,
+                        now=at,
+                    ).id
+                ),
+                lambda _id: url_for("pools.power", pool_id=pool_id),
+            )
+        except Refusal as refusal:
+            form.refuse(refusal)
+        else:
+            gpus = gpus_for(watts, pool.watts, pue)
+            tell(Sentence("power-capped", pool=pool.name, n=gpus, start=starts_at, end=ends_at))
+            return redirect(address)
+    return _power_page(pool_id, form)
+
+
+@blueprint.post("/power-caps/<int:cap_id>/lift")
+@allows(Permission.MAINTENANCE_CANCEL)
+def lift_power_cap(cap_id: int) -> ResponseReturnValue:
+    by, at = actor(), now()
+    pool_id = queries.get_power_cap(read(), cap_id).pool_id
+    address = one_time(
+        http.form.get("form_key"),
+        lambda session: service.lift_power_cap(session, cap_id, by=by, now=at),
+        lambda _none: url_for("pools.power", pool_id=pool_id),
+    )
+    tell(Sentence("power-cap-lifted"))
     return redirect(address)
 
 

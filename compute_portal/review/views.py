@@ -186,7 +186,7 @@ def _fill(form: DecisionForm, step: RequestStep, reasons: Any) -> None:
 def _panel(found: queries.Request, form: DecisionForm, at: dt.datetime) -> Panel:
     allocation = found.allocation
     others = queries.list_others(read(), allocation)
-    half_life = portal().policy.queue.usage_half_life_days
+    half_life = portal().policy.queue.of_pool(found.pool.name).usage_half_life_days
     place = queries.place_of(read(), allocation, half_life_days=half_life, now=at)
     days_left = (allocation.ends_on - clock.day_of(at)).days
     soon = days_left + 1 if days_left < portal().policy.review.warn_ends_within_days else None

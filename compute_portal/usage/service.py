@@ -112,8 +112,8 @@ def record(
     """Write usage records and their charges for one enterprise; returns GPU-seconds charged.
 
     Pieces that an earlier pass already recorded are left out: an attempt is metered up to `metered_until_at`, read
-    under its lock. `whole` are attempts of which nothing more will come. A gap raises ValueError: what was skipped
-    could never be charged.
+    under its lock. `whole` are attempts of which nothing more will come. All pieces are of pools with this half-life.
+    A gap raises ValueError: what was skipped could never be charged.
     """
     months = _share_months(session, enterprise_id, {clock.month_of(piece.starts_at) for piece in pieces})
     allocation_ids = sorted({piece.allocation_id for piece in pieces})
@@ -203,18 +203,27 @@ def _post(session: Session, records: Sequence[tuple[int, Piece]], half_life_days
     from_holds: dict[int, int] = defaultdict(int)
     charged: dict[int, int] = defaultdict(int)
     uses: dict[int, list[ledger.Use]] = defaultdict(list)
-    used: dict[int, int] = defaultdict(int)
+    used: dict[int, float] = defaultdict(float)
     for id, piece in records:
         amount = piece.gpu_seconds
         from_hold = min(amount, held[piece.booking_id] - from_holds[piece.booking_id])
         from_holds[piece.booking_id] += from_hold
         charged[piece.booking_id] += amount
         uses[piece.allocation_id].append(ledger.Use(f"usage:{id}", amount, from_hold))
-        used[piece.allocation_id] += amount
+        used[piece.allocation_id] += _decayed(piece, half_life_days, now)
     session.execute(_USED, [{"booking": id, "from_hold": from_holds[id], "amount": charged[id]} for id in ids])
     for allocation_id in sorted(uses):
         ledger.charge(session, allocation_id, uses[allocation_id], at=now, by=SYSTEM)
     fair.add_usage(session, used, half_life_days=half_life_days, now=now)
+
+
+def _decayed(piece: Piece, half_life_days: float, now: dt.datetime) -> float:
+    """What it counts for the shares at `now`: as if it had been counted second by second while it was used."""
+    seconds = clock.seconds_between(piece.starts_at, piece.ends_at)
+    if not seconds:
+        return 0.0
+    since, until = ((now - at).total_seconds() for at in (piece.starts_at, piece.ends_at))
+    return fair.of_run(piece.gpu_seconds / seconds, since, until, half_life_days * 86_400)
 
 
 # -- fees and credits -------------------------------------------------------------------------------------------------

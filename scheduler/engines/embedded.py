@@ -26,14 +26,14 @@ from compute_portal.allocations import fair
 from compute_portal.allocations.models import Allocation, FairUsage
 from compute_portal.allocations.states import AllocationState
 from compute_portal.bookings.attempts import HandOver, Place
-from compute_portal.bookings.models import Booking
-from compute_portal.bookings.states import BookingState
+from compute_portal.bookings.models import Attempt, Booking
+from compute_portal.bookings.states import AttemptOutcome, BookingKind, BookingState
 from compute_portal.budgets.models import AllocationBudget
 from compute_portal.db import AboutThese, Database, Reader, UtcDateTime, Writer
 from compute_portal.desk.models import Lease
 from compute_portal.pools import queries as pool_queries
 from compute_portal.pools import service as pools
-from compute_portal.pools.availability import Availability, Placement
+from compute_portal.pools.availability import FOREVER, Availability, Placement
 from compute_portal.pools.models import Limit, Node, NodeInterval, Occupancy, Pool
 from compute_portal.pools.states import BookingUnit, NodeState
 from compute_portal.programmes.models import EnterpriseShare, Programme
@@ -60,11 +60,11 @@ BELIEVED = 10 * LOOK_AGAIN  # who has which GPUs, as far as versions tell
 
 # Statements that every cycle runs are made once: making one costs more than running it.
 # They name columns of tables, not of mapped classes, which would cost half as much again.
-NODES, INTERVALS, OCCUPANCIES, POOLS, BOOKINGS, LIMITED, ALLOCATIONS, BUDGETS, PROGRAMMES, SHARES, USAGE = (
+NODES, INTERVALS, OCCUPANCIES, POOLS, BOOKINGS, LIMITED, ALLOCATIONS, BUDGETS, PROGRAMMES, SHARES, USAGE, ATTEMPTS = (
     cast(sa.Table, model.__table__).c
     for model in (
         Node, NodeInterval, Occupancy, Pool, Booking, Limit, Allocation, AllocationBudget, Programme, EnterpriseShare,
-        FairUsage,
+        FairUsage, Attempt,
     )
 )  # fmt: skip
 VERSIONS = sa.select(POOLS.id, POOLS.version)
@@ -105,6 +105,18 @@ LEAVES = (
             ALLOCATIONS.state.in_((AllocationState.ACTIVE, AllocationState.SUSPENDED)),
             ALLOCATIONS.id.in_(sa.bindparam("waiting", expanding=True)),
         ),
+    )
+)  # fmt: skip
+UNMETERED = (
+    sa.select(
+        ATTEMPTS.key, BOOKINGS.allocation_id, BOOKINGS.gpus,
+        sa.func.coalesce(ATTEMPTS.metered_until_at, ATTEMPTS.granted_at), ATTEMPTS.until_at, ATTEMPTS.ended_at,
+        sa.case((sa.and_(BOOKINGS.kind == BookingKind.FIXED, ATTEMPTS.outcome == AttemptOutcome.ENDED),
+                 BOOKINGS.ends_at)),
+    )
+    .join(Booking.__table__, BOOKINGS.id == ATTEMPTS.booking_id)
+    .where(
+        ATTEMPTS.metered_whole == sa.false(), ATTEMPTS.granted_at.is_not(None), BOOKINGS.pool_id == sa.bindparam("pool")
     )
 )  # fmt: skip
 OWN = (
@@ -230,6 +242,9 @@ class _Queue:
 
     def put(self, placed: _Placed) -> None:
         self.placed[placed.key] = placed
+        if self.seen is not None:
+            since, until = int(placed.placed_at.timestamp()), int(placed.until_at.timestamp())
+            self.seen.uses[placed.key] = _Use(placed.allocation_id, placed.gpus, since, until)
         self.running[placed.enterprise_id] = self.running.get(placed.enterprise_id, 0) + placed.gpus
 
     def promised_gpus(self) -> int:
@@ -274,9 +289,20 @@ class _Seen:
     names: dict[int, str]  # of nodes
     ids: dict[str, int]
     shares_at: dt.datetime
-    leaves: list[Leaf]
+    leaves: list[Leaf]  # what was metered counts, decayed to `shares_at`
+    uses: dict[str, _Use]  # by key: what was not metered by then, and what started since
     limits: dict[int, int]
     booked: dict[int, list[tuple[int, int, int]]]  # enterprise → windows it has confirmed
+
+
+@dataclass(slots=True)
+class _Use:
+    """GPUs that count for the shares from an instant on. Unix seconds; `until` may be to come."""
+
+    allocation_id: int
+    gpus: int
+    since: int
+    until: int
 
 
 class EmbeddedEngine:
@@ -456,7 +482,6 @@ class EmbeddedEngine:
                 found[pool_id] = dataclasses.replace(
                     snapshot,
                     availability=seen.availability.copy(),
-                    leaves=list(seen.leaves),
                     limits=dict(seen.limits),
                     running=dict(queue.running),
                     booked=dict(seen.booked),
@@ -521,7 +546,8 @@ class EmbeddedEngine:
                 names=names,
                 ids={name: id for id, name in names.items()},
                 shares_at=now,
-                leaves=self._leaves(session, pool_id, queue, now),
+                leaves=self._leaves(session, pool, queue, now),
+                uses=_unmetered(session, pool_id),
                 limits=_pairs(session, LIMITS, {"pool": pool_id}),
                 booked=_booked(session, pool_id),
             )
@@ -533,7 +559,8 @@ class EmbeddedEngine:
             asked = {waiting.allocation_id for waiting in queue.waiting.values()}
             if now >= seen.shares_at + LOOK_AGAIN or not asked <= {leaf.allocation_id for leaf in seen.leaves}:
                 seen.shares_at = now
-                seen.leaves = self._leaves(session, pool_id, queue, now)
+                seen.leaves = self._leaves(session, session.execute(THIS_POOL, {"pool": pool_id}).one(), queue, now)
+                seen.uses = _unmetered(session, pool_id)
                 seen.limits = _pairs(session, LIMITS, {"pool": pool_id})
                 seen.booked = _booked(session, pool_id)
         queue.settle()
@@ -544,7 +571,7 @@ class EmbeddedEngine:
             now=int(now.timestamp()),
             availability=seen.availability,
             waiting=list(queue.waiting.values()),
-            leaves=seen.leaves,
+            leaves=_up_to(seen, int(now.timestamp())),
             limits=seen.limits,
             running=queue.running,
             booked=seen.booked,
@@ -552,10 +579,11 @@ class EmbeddedEngine:
             running_promised=queue.promised_gpus(),
         )
 
-    def _leaves(self, session: Reader, pool_id: int, queue: _Queue, now: dt.datetime) -> list[Leaf]:
+    def _leaves(self, session: Reader, pool: Any, queue: _Queue, now: dt.datetime) -> list[Leaf]:
+        """`pool` is a row of its id and name."""
         waiting = sorted({waiting.allocation_id for waiting in queue.waiting.values()})
-        rows = session.execute(LEAVES, {"pool": pool_id, "waiting": waiting})
-        half_life = self._rules.half_life_seconds
+        rows = session.execute(LEAVES, {"pool": pool.id, "waiting": waiting})
+        half_life = self._by_pool.get(pool.name, self._rules).half_life_seconds
         return [
             Leaf(
                 programme_id,
@@ -773,6 +801,8 @@ class EmbeddedEngine:
     def _drop(self, queue: _Queue, key: str, at: dt.datetime, reason: Sentence | None, now: dt.datetime) -> None:
         """It waits and runs no longer."""
         was = queue.placed.get(key)
+        if was is not None and not was.fixed and queue.seen is not None and key in queue.seen.uses:
+            queue.seen.uses[key].until = min(queue.seen.uses[key].until, int(at.timestamp()))
         nodes, since, until = (was.nodes, was.placed_at, was.until_at) if was else ([], None, None)
         self._note(now, Observation(key, LeaseState.ENDED, nodes, since, until, at, reason is not None, reason))
         queue.drop(key)
@@ -828,6 +858,34 @@ class _NoRoom(Exception):
 
 def _instant(second: int) -> dt.datetime:
     return dt.datetime.fromtimestamp(second, dt.UTC)
+
+
+def _unmetered(session: Reader, pool_id: int) -> dict[str, _Use]:
+    """What was granted and is not metered yet. Read in the snapshot in which the stored usage is: nothing counts twice,
+    for a record and the instant up to which it reaches are written together."""
+    uses = {}
+    for key, allocation_id, gpus, since, until, ended_at, window_end in session.execute(UNMETERED, {"pool": pool_id}):
+        # The whole window of a fixed booking counts, used or not, as its hours pass; only a failure ends it early.
+        end = until if ended_at is None else window_end or ended_at
+        last = FOREVER if end is None else int(end.timestamp())
+        uses[key] = _Use(allocation_id, gpus, int(since.timestamp()), last)
+    return uses
+
+
+def _up_to(seen: _Seen, second: int) -> list[Leaf]:
+    """The shares as they are at a second: what was metered, and what has run since."""
+    half_life, read_at = seen.rules.half_life_seconds, int(seen.shares_at.timestamp())
+    more: dict[int, float] = {}
+    for use in seen.uses.values():
+        counts = fair.of_run(use.gpus, second - use.since, max(0, second - use.until), half_life)
+        more[use.allocation_id] = more.get(use.allocation_id, 0.0) + counts
+    return [
+        dataclasses.replace(
+            leaf,
+            usage=fair.decayed(leaf.usage, second - read_at, half_life) + more.get(leaf.allocation_id, 0.0),
+        )
+        for leaf in seen.leaves
+    ]
 
 
 def _running(placed: _Placed, ids: Mapping[str, int]) -> Running:

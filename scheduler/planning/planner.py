@@ -8,7 +8,7 @@ passed over without a reservation: GPUs kept for it would not help it.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from compute_portal.pools.availability import Availability, Placement
@@ -16,10 +16,12 @@ from compute_portal.sentences import Sentence
 from scheduler.planning import decide, quotas
 from scheduler.planning.board import NodeBoard
 from scheduler.planning.decide import Gate, Reserved
-from scheduler.planning.fairshare import Leaf
+from scheduler.planning.fairshare import Leaf, overuse
 from scheduler.planning.line import Line, Running, Waiting
-from scheduler.planning.reasons import NO_LIMIT, Change, Held, Reasons
+from scheduler.planning.reasons import NO_LIMIT, BySize, Change, Forward, Held, Reasons
 from scheduler.planning.rules import Rules
+
+SIZE_COUNTS = ("sjf", "saf", "small-first")  # orders in which a smaller booking may go first
 
 __all__ = [
     "Decision",
@@ -30,6 +32,7 @@ __all__ = [
     "Start",
     "Waiting",
     "held_back",
+    "in_front",
     "in_order",
     "plan",
 ]
@@ -76,13 +79,14 @@ class Start:
 class Standing:
     """Where a booking stands after the cycle: `place` counts from 1 among those that still wait.
 
-    `change` is what would start it now: see `reasons`. `expected_at` is when its reservation begins, if it has one.
+    `change` is what would start it now, or bring it forward: see `reasons`. `expected_at` is when its reservation
+    begins, if it has one.
     """
 
     waiting: Waiting
     place: int
     reason: Sentence
-    change: Change | None
+    change: Change | Forward | None
     expected_at: int | None
 
 
@@ -125,6 +129,7 @@ def plan(snapshot: Snapshot, standings: bool = True) -> Decision:
     board = NodeBoard.of(snapshot.availability, now)
     line = snapshot.line()
     limits = Limits(snapshot)
+    front = in_front(snapshot, line, limits) if standings else frozenset()
     decided = decide.decide(
         now,
         board,
@@ -144,7 +149,7 @@ def plan(snapshot: Snapshot, standings: bool = True) -> Decision:
         reservations=[Reserved(one.waiting, one.starts_at, _named(one.placement, ids)) for one in decided.reservations],
     )
     if standings:
-        decision.standings = _standings(snapshot, decision, line, limits)
+        decision.standings = _standings(snapshot, decision, line, limits, front)
     return decision
 
 
@@ -190,7 +195,9 @@ def held_back(
     )
 
 
-def _standings(snapshot: Snapshot, decision: Decision, line: Line, limits: Limits) -> list[Standing]:
+def _standings(
+    snapshot: Snapshot, decision: Decision, line: Line, limits: Limits, front: Collection[int]
+) -> list[Standing]:
     """Everybody who still waits, in order, with numbers as they are after the starts of this round."""
     now = snapshot.now
     actual = snapshot.availability.copy()  # without reservations: those are "ahead", not missing GPUs
@@ -198,15 +205,56 @@ def _standings(snapshot: Snapshot, decision: Decision, line: Line, limits: Limit
         actual.occupy(start.placement, now, start.ends_at)
     strict = snapshot.rules.backfill == "none"
     limited = [one for one in line if one.enterprise_id in snapshot.limits] if _has_fair_heads(snapshot.rules) else []
-    reasons = Reasons(now, actual, decision.reservations, _may_jump(snapshot, line), limited, strict=strict)
+    order = in_order(snapshot, line, limits)
+    reasons = Reasons(
+        now,
+        actual,
+        decision.reservations,
+        _may_jump(snapshot, line),
+        limited,
+        strict=strict,
+        by_size=_by_size(snapshot, order, front),
+        size_counts=snapshot.rules.order in SIZE_COUNTS,
+    )
     expected = {one.waiting.booking_id: one.starts_at for one in decision.reservations}
     standings = []
-    for place, waiting in enumerate(in_order(snapshot, line, limits), start=1):
+    for place, waiting in enumerate(order, start=1):
         held_by = held_back(waiting, snapshot, limits.running)
         reason = held_by or reasons.why(waiting, ahead=place - 1)
         change = reasons.change(waiting, _held(waiting, snapshot, limits), waits_for_room=held_by is None)
         standings.append(Standing(waiting, place, reason, change, expected.get(waiting.booking_id)))
     return standings
+
+
+def in_front(snapshot: Snapshot, line: Line, limits: Gate) -> frozenset[int]:
+    """Who is asked before everybody whose size counts: ids of fair heads and of what is overdue, before a round."""
+    rules, now = snapshot.rules, snapshot.now
+    if rules.order != "small-first":
+        return frozenset()
+    heads = decide.fair_heads(now, line, overuse(snapshot.leaves, rules.overuse_least), rules, limits)
+    first = {one.booking_id for one in heads}
+    if snapshot.promised_gpus() < decide.promised_most(now, line, rules, snapshot.availability.capacity):
+        first.update(one.booking_id for one in line.submitted_by(now - rules.promise_seconds))
+    return frozenset(first)
+
+
+def _by_size(snapshot: Snapshot, order: Sequence[Waiting], front: Collection[int]) -> BySize | None:
+    """Where sizes make the order. Who is held back when a round begins is held back throughout: running only grows."""
+    rules = snapshot.rules
+    if rules.order not in SIZE_COUNTS:
+        return None
+    still = (one for one in order if one.booking_id not in front)
+    first = next((one for one in still if held_back(one, snapshot, snapshot.running) is None), None)
+    if first is None:
+        return None
+    last = {leaf.allocation_id for leaf in snapshot.leaves if leaf.low_priority}
+    if rules.order == "sjf":
+        return BySize(first, front, last)
+    weights = {leaf.allocation_id: 1.0 for leaf in snapshot.leaves}
+    if rules.order == "small-first":
+        over = overuse(snapshot.leaves, rules.overuse_least)
+        weights = {id: factor for id, (factor, _) in decide.overuse_weights(snapshot.leaves, over, rules).items()}
+    return BySize(first, front, last, weights)
 
 
 def _may_jump(snapshot: Snapshot, line: Line) -> list[Waiting]:

@@ -8,13 +8,16 @@ without planning once for each booking:
 * As many empty nodes as everybody before it and the booking itself could take at most are enough for all of them.
 
 Where one thing alone is not enough (its company is at its limit, and no cards are free either) the change names both.
+Where more room than the whole pool would be needed, to say so helps nobody: then the answer is how much is asked for
+before it, and the smaller size with which it would be the next in line, where sizes count (`Forward`).
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import math
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -24,6 +27,7 @@ from scheduler.planning.decide import Reserved
 from scheduler.planning.line import Waiting, area
 
 MINUTE = 60
+LEAST_RUN = 5 * MINUTE  # nobody is told to ask for less
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,8 @@ class Change:
     """What would have to be different for the booking to start now; what is None stays as it is.
 
     `gpus`, `seconds`, `at_once` (not waiting for the time it asked for), `allocation_ends_at` and `gpu_seconds_left`
-    are the booking's own, `limit` its enterprise's; `nodes` are empty nodes of the pool's size, more than there are.
+    are the booking's own, `limit` its enterprise's; `nodes` are empty nodes of the pool's size, more than there are,
+    with power of their own; `uncapped`: no cap of power held.
     """
 
     gpus: int | None = None
@@ -41,6 +46,7 @@ class Change:
     gpu_seconds_left: int | None = None
     limit: int | None = None
     nodes: int = 0
+    uncapped: bool = False
 
     def on(self, waiting: Waiting) -> Waiting:
         """The booking as it would be."""
@@ -52,6 +58,47 @@ class Change:
             allocation_ends_at=self.allocation_ends_at or waiting.allocation_ends_at,
             gpu_seconds_left=waiting.gpu_seconds_left if self.gpu_seconds_left is None else self.gpu_seconds_left,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """No change starts it: those before it ask for so many GPUs, more than a pool of `capacity` could ever make room
+    for. `change`: with fewer GPUs, or a shorter run, it would be the next in line. `stays`: nothing it could change
+    about itself brings it forward.
+    """
+
+    asked: int
+    capacity: int
+    change: Change | None = None
+    stays: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BySize:
+    """The part of a line in which the smaller goes first: by run, or by area times a weight per allocation.
+
+    `first` is the first of it that nothing but GPUs holds back. `front` are the ids of those who are asked before all
+    of it, whatever their size. `last` are the allocations whose bookings come after all others.
+    """
+
+    first: Waiting
+    front: Collection[int] = ()
+    last: Collection[int] = ()
+    weights: Mapping[int, float] | None = None  # None: the run alone counts
+
+    def most(self, waiting: Waiting) -> int:
+        """The largest area, or the longest run, with which it would be asked before the first; 0 if with none."""
+        if waiting.booking_id == self.first.booking_id or waiting.booking_id in self.front:
+            return 0
+        if waiting.allocation_id in self.last and self.first.allocation_id not in self.last:
+            return 0
+        if self.weights is None:
+            return self.first.seconds - 1
+        own, key = self.weights[waiting.allocation_id], area(self.first) * self.weights[self.first.allocation_id]
+        if own == math.inf:
+            return 0
+        most = int(min(key / own, area(waiting))) if own else area(waiting)
+        return most - 1 if most * own >= key else most
 
 
 class Held(NamedTuple):
@@ -77,10 +124,13 @@ class Reasons:
         leading: Iterable[Waiting] = (),
         *,
         strict: bool,
+        by_size: BySize | None = None,
+        size_counts: bool = False,
     ) -> None:
         """`actual`: what runs and what started. `reservations` in the order in which the round made them. `jumping`:
         who might be asked earlier in a larger pool; `leading`: who might be the first of an enterprise whose limit
-        rises. `strict`: nobody starts behind one that waits for room."""
+        rises. `strict`: nobody starts behind one that waits for room. `by_size`: where sizes make the order; None
+        where they do not (`size_counts` is false), or where nobody is left whom GPUs alone hold back."""
         self._now = now
         self._actual = actual
         self._size = actual.node_size
@@ -96,6 +146,9 @@ class Reasons:
         self._blocked = False  # somebody before waits for room
         self._nodes = 0  # that everybody before could take
         self._asked: dict[int, int] = {}  # enterprise → GPUs of everybody of it before
+        self._before = 0  # GPUs of everybody before
+        self._by_size = by_size
+        self._size_counts = size_counts
         for one in jumping:
             self._count(one)
         self._leading = _Leading(leading)
@@ -104,16 +157,45 @@ class Reasons:
         """Why it finds no room."""
         return self._cards.why(waiting, ahead)
 
-    def change(self, waiting: Waiting, held: Held, *, waits_for_room: bool) -> Change | None:
+    def change(self, waiting: Waiting, held: Held, *, waits_for_room: bool) -> Change | Forward | None:
         """What would start it; None where nothing would: its allocation has ended, or the pool has no node to add."""
         if not self._size:
             return None
-        found = None if self._strict and self._blocked else self._own_change(waiting, held)
-        if found is None:
-            found = self._more_room(waiting, held)
+        own = None if self._strict and self._blocked else self._own_change(waiting, held)
+        room = self._more_room(waiting, held) if own is None else None
+        found: Change | Forward | None = own or room
+        if room is not None and self._before and room.nodes * self._size > self._actual.capacity:
+            found = self._forward(waiting, held)
         self._blocked |= waits_for_room
+        self._before += waiting.gpus
         self._count(waiting)
         return found
+
+    def _forward(self, waiting: Waiting, held: Held) -> Forward:
+        """What would bring it to the front of those whom GPUs alone hold back, if it could be one of them."""
+        capacity = self._actual.capacity
+        if self._by_size is None or waiting.not_before > self._now:
+            return Forward(self._before, capacity, stays=not self._size_counts)
+        most = self._by_size.most(waiting)
+        by_area = self._by_size.weights is not None
+        payable = waiting.gpus * waiting.seconds if waiting.gpu_seconds_left is None else waiting.gpu_seconds_left
+        room = self._actual.empty_fit
+        if held.limit is not None:
+            room = min(room, held.limit - held.running - held.booked)
+        until = waiting.allocation_ends_at - self._now
+        longest = min(most // waiting.gpus if by_area else most, payable // waiting.gpus, until, waiting.seconds)
+        longest -= longest % MINUTE
+        shorter = Change(seconds=longest) if LEAST_RUN <= longest < waiting.seconds and waiting.gpus <= room else None
+        fewer = None
+        if by_area and waiting.seconds <= until:
+            gpus = min(most // waiting.seconds, payable // waiting.seconds, room, waiting.gpus)
+            if self._actual.unit == "node":
+                gpus -= gpus % self._size
+            fewer = Change(gpus=gpus) if 1 <= gpus < waiting.gpus else None
+        if fewer and shorter:
+            keeps_more = (fewer.gpus or 0) * waiting.seconds >= waiting.gpus * longest
+            return Forward(self._before, capacity, fewer if keeps_more else shorter)
+        return Forward(self._before, capacity, shorter or fewer)
 
     def _count(self, waiting: Waiting) -> None:
         self._nodes += self._nodes_of(waiting)
@@ -184,12 +266,17 @@ class Reasons:
         alone = change != Change() and not (limit is not None and before) and not (self._strict and self._blocked)
         if alone and waiting.gpus <= self._left_of(waiting).most(waiting.seconds):
             return change
+        # Whoever is asked before waits for something else than room, and would without caps, too.
+        if not self._blocked and change == Change() and self._cards.fits_uncapped(waiting):
+            return Change(uncapped=True)
         leader = self._leading.gpus(waiting) if limit is not None else 0
         return replace(change, nodes=self._nodes + self._nodes_of(waiting) + -(-leader // self._size))
 
 
-def said(change: Change, waiting: Waiting, size: int) -> Sentence:
+def said(change: Change | Forward, waiting: Waiting, size: int) -> Sentence:
     """The change in words; `size` = GPUs of a node."""
+    if isinstance(change, Forward):
+        return _said_forward(change)
     gpus = change.nodes * size
     if change.nodes and change.limit is not None:
         return Sentence("change-room-and-limit", gpus=gpus, limit=change.limit)
@@ -201,11 +288,22 @@ def said(change: Change, waiting: Waiting, size: int) -> Sentence:
         return Sentence("change-gpus", n=change.gpus)
     if change.seconds is not None:
         return Sentence("change-seconds", seconds=change.seconds)
+    if change.uncapped:
+        return Sentence("change-power-cap")
     if change.allocation_ends_at is not None:
         return Sentence("change-allocation", at=_instant(change.allocation_ends_at))
     if change.gpu_seconds_left is not None:
         return Sentence("change-hours", needed=change.gpu_seconds_left)
     return Sentence("change-at-once")
+
+
+def _said_forward(forward: Forward) -> Sentence:
+    asked, capacity, change = forward.asked, forward.capacity, forward.change
+    if change is not None and change.gpus is not None:
+        return Sentence("change-next-gpus", asked=asked, capacity=capacity, n=change.gpus)
+    if change is not None and change.seconds is not None:
+        return Sentence("change-next-seconds", asked=asked, capacity=capacity, seconds=change.seconds)
+    return Sentence("change-stays" if forward.stays else "change-ahead", asked=asked, capacity=capacity)
 
 
 class _Leading:
@@ -252,6 +350,7 @@ class _Fits(NamedTuple):
     """The most GPUs one booking could get for a certain run from now on: as it is, and if something were not there."""
 
     now: int
+    without_caps: int
     without_maintenance: int
     without_fixed: int
     maintenance_ends_at: int | None
@@ -271,10 +370,12 @@ class _CardReasons:
 
     def why(self, waiting: Waiting, ahead: int) -> Sentence:
         gpus = waiting.gpus
-        fit, without_maintenance, without_fixed, until = self._fits(waiting.seconds)
+        fit, without_caps, without_maintenance, without_fixed, until = self._fits(waiting.seconds)
         if self._actual.gives(gpus):
             if gpus <= fit:  # only the head's reservation is in the way
                 return Sentence("wait-ahead", n=ahead)
+            if gpus <= without_caps:
+                return self._capped(waiting)
             if until is not None and gpus <= without_maintenance:
                 return Sentence("wait-maintenance", until=_instant(until))
             if gpus <= without_fixed:
@@ -285,6 +386,15 @@ class _CardReasons:
             return Sentence("wait-nodes", asked=-(-gpus // size), free=fit // size)
         return Sentence("wait-cards", asked=gpus, free=fit)
 
+    def fits_uncapped(self, waiting: Waiting) -> bool:
+        """Whether there are GPUs for it and only power is missing."""
+        return waiting.gpus <= self._fits(waiting.seconds).without_caps
+
+    def _capped(self, waiting: Waiting) -> Sentence:
+        cap = self._actual.cap_in_the_way(waiting.gpus, self._now, self._now + waiting.seconds)
+        assert cap is not None  # without caps it fits, and of several the least counts at each instant
+        return Sentence("wait-power-cap", gpus=cap.gpus, start=_instant(cap.starts_at), until=_instant(cap.ends_at))
+
     def _fits(self, seconds: int) -> _Fits:
         now, end = self._now, self._now + seconds
         passed = bisect_left(self._starts, end)
@@ -292,6 +402,7 @@ class _CardReasons:
         if known is None:
             known = self._known[passed] = _Fits(
                 self._actual.largest_fit(now, end),
+                self._actual.largest_fit_without_caps(now, end),
                 self._actual.largest_fit_without_maintenance(now, end),
                 self._actual.largest_fit_without_fixed(now, end),
                 self._actual.maintenance_ends(now, end),

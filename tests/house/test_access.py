@@ -75,6 +75,7 @@ SHARED: dict[str, Row] = {
         "tariff_id",
         "node_id",
         "window_id",
+        "cap_id",
         "programme_id",
         "person_id",
         "mail_id",

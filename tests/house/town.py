@@ -119,10 +119,22 @@ def build(cast: Cast, policy: Policy) -> Town:
             by=cast.operator,
             now=NOW,
         )
+        cap = pools.cap_power(
+            session,
+            cast.pool,
+            watts=1_000_000,
+            pue_permille=1_300,
+            starts_at=NOW + 210 * HOUR,
+            ends_at=NOW + 212 * HOUR,
+            reason="电网检修",
+            by=cast.operator,
+            now=NOW,
+        )
         town.shared = {
             "pool_id": cast.pool,
             "node_id": nodes[0],
             "window_id": window.id,
+            "cap_id": cap.id,
             "tariff_id": session.scalars(sa.select(sa.func.min(Tariff.id))).one(),
             "programme_id": cast.programme,
             "scheme_id": scheme,

@@ -27,6 +27,7 @@ from compute_portal.pools.states import InstructionState, NodeState
 from scheduler import changes, cycle, news
 from scheduler.context import rules_by_pool, rules_of
 from scheduler.engines.embedded import EmbeddedEngine
+from scheduler.planning.play import Usage
 from scheduler.planning.rules import Rules
 from tests.cast import HOUR
 from tests.scheduler.conftest import Town
@@ -635,3 +636,74 @@ def test_capabilities_are_written_to_the_pool(town: Town) -> None:
     with town.cast.database.read_only() as session:
         assert session.scalars(sa.select(Booking.id)).all() == []
         assert session.get_one(pools.Pool, town.cast.pool).takes_scripts is False
+
+
+def shares_used(town: Town, now: dt.datetime) -> dict[int, float]:
+    """Usage per allocation as the next round would plan with it."""
+    found = town.context.engine.snapshots(now)[town.cast.pool]
+    return {leaf.allocation_id: leaf.usage for leaf in found.leaves}
+
+
+def test_what_runs_counts_for_the_shares_up_to_the_second_and_never_twice(town: Town) -> None:
+    """Against the usage of a replay, which knows each start and end, before and after every pass of the metering."""
+    start, cast = clock.ceil_hour(town.cast.now), town.cast
+    own, other = cast.allocation, cast.other_allocation
+    ids = [town.flexible(gpus=4, hours=3), town.flexible(gpus=2, hours=1)]
+    ids.append(
+        cast.submit(cast.flexible(8, 2, allocation_id=other), town.policy.bookings, by=cast.stranger, now=cast.now)
+    )
+    [leaves] = [snapshot.leaves for snapshot in town.context.engine.snapshots(start).values()]
+    day = 86_400
+    replayed = Usage(list(leaves), day, int(start.timestamp()))
+    assert town.policy.queue.usage_half_life_days == 1 and {leaf.usage for leaf in leaves} == {0.0}
+    town.cycle(start)
+    assert {town.state(id) for id in ids} == {BookingState.RUNNING}
+    for allocation, gpus in ((own, 4), (own, 2), (other, 8)):
+        replayed.change(allocation, gpus, int(start.timestamp()))
+    ends = {start + HOUR: (own, -2), start + 2 * HOUR: (other, -8), start + 3 * HOUR: (own, -4)}
+
+    def holds(now: dt.datetime) -> None:
+        expected = {leaf.allocation_id: leaf.usage for leaf in replayed.leaves(int(now.timestamp()))}
+        assert shares_used(town, now) == pytest.approx(expected, rel=1e-9)
+
+    for minutes in (1, 25, 59, 60, 61, 95, 120, 150, 180, 200, 1_500):
+        now = start + dt.timedelta(minutes=minutes)
+        for at, (allocation, gpus) in list(ends.items()):
+            if at <= now:
+                replayed.change(allocation, gpus, int(at.timestamp()))
+                del ends[at]
+        holds(now)
+        town.cycle(now)
+        holds(now)
+        town.meter(now)
+        holds(now)  # from what it knows
+        town.context.engine = EmbeddedEngine(cast.database, town.context.leader, rules_of(town.policy.queue))
+        holds(now)  # from the records
+    assert not ends and shares_used(town, start + dt.timedelta(days=9))[own] > 0
+
+
+def test_the_window_of_a_fixed_booking_counts_as_its_hours_pass_used_or_not(town: Town) -> None:
+    id, start = town.fixed(gpus=8, start_in=1, hours=4), clock.ceil_hour(town.cast.now + dt.timedelta(seconds=1))
+    begins = town.booking(id).starts_at
+    assert begins is not None and begins >= start
+    town.cycle(begins)
+    half = begins + dt.timedelta(minutes=30)
+    assert shares_used(town, half)[town.cast.allocation] == pytest.approx(8 * 1_800, rel=0.02)
+    assert shares_used(town, begins + 9 * HOUR)[town.cast.allocation] < 8 * 4 * 3_600
+
+
+def test_a_pool_may_have_a_half_life_of_its_own(town: Town) -> None:
+    """An allocation is of one pool, so its usage is halved at that pool's pace, running and stored."""
+    queue = town.policy.queue.model_copy(
+        update={"pools": {"H800": PoolQueuePolicy(order="fair-tree", half_life_days=0.25)}}
+    )
+    town.context.policy = town.policy.model_copy(update={"queue": queue})
+    town.context.engine = EmbeddedEngine(town.cast.database, town.context.leader, rules_of(queue), rules_by_pool(queue))
+    start, allocation = clock.ceil_hour(town.cast.now), town.cast.allocation
+    town.flexible(gpus=4, hours=1)
+    town.cycle(start)
+    town.cycle(start + HOUR)
+    at_the_end = shares_used(town, start + HOUR)[allocation]
+    town.meter(start + HOUR)
+    for later, part in ((6, 0.5), (12, 0.25)):
+        assert shares_used(town, start + (1 + later) * HOUR)[allocation] == pytest.approx(part * at_the_end)

@@ -156,6 +156,31 @@ def test_the_page_of_a_booking_says_when_why_and_what_would_start_it(app: Flask,
     assert "How the estimate changed" in text and "today 10:00–19:00" in text
 
 
+@pytest.mark.parametrize(
+    ("change", "heading", "told", "again"),
+    [
+        (Sentence("change-next-seconds", asked=600, capacity=512, seconds=5_400), "bring it forward", "1 h 30", "1.5"),
+        (Sentence("change-next-gpus", asked=600, capacity=512, n=4), "bring it forward", "With 4 cards it", "10"),
+        (
+            Sentence("change-stays", asked=600, capacity=512),
+            "is before it",
+            "ask for 600 cards, and the pool has",
+            None,
+        ),
+    ],
+)
+def test_where_no_room_would_do_the_page_says_what_is_before_and_what_brings_it_forward(
+    app: Flask, cast: Cast, policy: Policy, change: Sentence, heading: str, told: str, again: str | None
+) -> None:
+    id = waits(cast, policy, 1)
+    cast.database.transaction(lambda s: s.execute(sa.update(Standing).values(change=change.to_json())))
+    answer = sign_in(app, cast.users["chen"], language="en").get(f"/bookings/{id}")
+    assert f"What {heading}" in words(answer) or f"What would {heading}" in words(answer)
+    assert told in words(answer) and "would start it now" not in words(answer)
+    offered = re.findall(r'href="/bookings/new[^"]*longest=([0-9.]+)', answer.text)
+    assert offered == ([] if again is None else [again])
+
+
 def test_the_form_says_when_a_flexible_booking_would_probably_start(app: Flask, cast: Cast) -> None:
     picture(cast)
     client = sign_in(app, cast.users["chen"], language="en")

@@ -8,11 +8,12 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from compute_portal import clock, units
+from compute_portal import clock, units, verify
 from compute_portal.access import SYSTEM
+from compute_portal.lifecycle import list_history
 from compute_portal.policy import Policy
 from compute_portal.pools import queries, service
-from compute_portal.pools.models import Instruction, Maintenance, Node, Occupancy, Tariff
+from compute_portal.pools.models import Instruction, Maintenance, Node, Occupancy, Pool, PowerCap, Tariff
 from compute_portal.pools.states import InstructionState, MaintenanceState, NodeState
 from compute_portal.sentences import Sentence
 from tests import walk
@@ -311,6 +312,195 @@ def test_a_cancelled_window_stays_cancelled(app: Flask, cast: Cast) -> None:
     post(client, f"/maintenance/{window.id}/cancel", page=f"/pools/{cast.pool}")
     with cast.database.read_only() as session:
         assert session.get_one(Maintenance, window.id).state is MaintenanceState.CANCELLED
+
+
+# -- what a pool is
+
+
+def figures(**changes: str) -> dict[str, str]:
+    values = {
+        "name": "H20",
+        "model": "NVIDIA H20",
+        "nodes": "2",
+        "gpus_per_node": "8",
+        "tflops": "148",
+        "watts": "400",
+        "tflops_source": "厂家产品资料",
+        "how_to_connect": "ssh h20",
+    }
+    return values | changes
+
+
+def test_an_operator_enters_a_pool_changes_its_figures_and_adds_nodes(app: Flask, cast: Cast) -> None:
+    client = sign_in(app, cast.users["zhou"], language="en")
+    assert "Enter a pool" in words(client.get("/pools"))
+    answer = post(client, "/pools/new", figures())
+    assert answer.status_code == 302
+    page = words(client.get(answer.location))
+    assert "H20 is entered with 16 cards. It can be booked once it has a price." in page
+    assert "H20: 16 of 16 cards are free now" in page and "Source: 厂家产品资料" in page and "no price yet" in page
+    id = int(answer.location.rsplit("/", 1)[1])
+    form = client.get(f"/pools/{id}/edit")
+    assert all(f'value="{typed}"' in form.text for typed in ("NVIDIA H20", "148", "400", "厂家产品资料"))
+    changed = post(client, f"/pools/{id}/edit", figures(watts="350", tflops_source="", nodes="1"))
+    assert changed.location == f"/pools/{id}"
+    page = words(client.get(f"/pools/{id}"))
+    assert "24 of 24 cards" in page and "350 W per card" in page and "Source" not in page
+    history = words(client.get(f"/pools/{id}/edit"))
+    assert "Zhou Yu’an: before: NVIDIA H20, 148 TFLOPS, 400 W" in history and "1 more node" in history
+    with cast.database.read_only() as session:
+        assert verify.run(session) == []
+        names = session.scalars(sa.select(Node.name).where(Node.pool_id == id).order_by(Node.position)).all()
+        pool = session.get_one(Pool, id)
+        assert (pool.tflops_source, pool.how_to_connect, pool.version) == (None, "ssh h20", 1)
+        assert session.get_one(Pool, cast.pool).version == 0
+    assert names == ["h20-n001", "h20-n002", "h20-n003"]
+    assert post(client, f"/pools/{id}/edit", figures(watts="350", tflops_source="", nodes="")).status_code == 302
+    with cast.database.read_only() as session:
+        assert len(list_history(session, Pool.LIFE, id)) == 3, "nothing was changed"
+
+
+BAD_POOLS = [
+    ("name", "", "This is needed."),
+    ("name", "h800", "There is a pool of this name, h800."),
+    ("name", "x" * 41, "At most 40 characters."),
+    ("model", "", "This is needed."),
+    ("nodes", "0", "Enter a whole number"),
+    ("nodes", "10000", "A pool has at most 9,999 nodes; 0 are there."),
+    ("gpus_per_node", "63", "A node has 1 to 62 cards."),
+    ("tflops", "1000001", "Enter a whole number from 1 to 1,000,000."),
+    ("tflops", "3.5", "Enter a whole number"),
+    ("watts", "viel", "Enter a whole number"),
+]
+
+
+def test_a_wrong_pool_is_refused_at_its_field(app: Flask, cast: Cast) -> None:
+    client = sign_in(app, cast.users["zhou"], language="en")
+    for field, typed, sentence in BAD_POOLS:
+        answer = post(client, "/pools/new", figures(**{field: typed}))
+        assert answer.status_code == 422, (field, typed)
+        assert sentence in words_at(answer.text, field), (field, typed)
+        assert f'value="{typed}"' in answer.text and rows_in(cast.database, Pool) == 1
+    there = post(client, f"/pools/{cast.pool}/edit", figures(nodes="9996"))
+    assert "A pool has at most 9,999 nodes; 4 are there." in words_at(there.text, "nodes")
+    assert len(node_ids(cast)) == 4
+
+
+def test_a_pool_from_before_there_was_a_history_begins_one(app: Flask, cast: Cast) -> None:
+    with cast.database.engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO pools (name, model, tflops_fp16_dense, watts, gpus_per_node, "
+            "booking_unit, takes_scripts) VALUES ('V100', 'Tesla V100', 125, 300, 8, 'gpu', false)"))  # fmt: skip
+    with cast.database.read_only() as session:
+        id = session.scalars(sa.select(Pool.id).where(Pool.name == "V100")).one()
+    client = sign_in(app, cast.users["zhou"], language="en")
+    assert "Nothing was changed yet." in words(client.get(f"/pools/{id}/edit"))
+    for watts in ("250", "260"):
+        assert post(client, f"/pools/{id}/edit", figures(watts=watts, nodes="1")).status_code == 302
+    with cast.database.read_only() as session:
+        assert [row.verb for row in list_history(session, Pool.LIFE, id)] == ["extend", "edit", "extend", "edit"]
+        assert verify.run(session) == []
+
+
+def test_only_operators_enter_and_change_pools(app: Flask, cast: Cast) -> None:
+    for who in ("chen", "lin", "he", "xu", "an"):
+        client = sign_in(app, cast.users[who])
+        for address in ("/pools/new", f"/pools/{cast.pool}/edit"):
+            assert client.get(address).status_code == 403
+            assert post(client, address, figures(), page="/account").status_code == 403
+            assert address not in client.get(f"/pools/{cast.pool}").text + client.get("/pools").text
+    assert rows_in(cast.database, Pool) == 1
+
+
+# -- power
+
+
+def cap(**changes: str) -> dict[str, str]:
+    values = {
+        "megawatts": "0.0146",  # 14,600 W ÷ (700 W × 1.3): 16.04 cards
+        "pue": "1.3",
+        "starts_at": "2026-11-18 18:00",
+        "ends_at": "2026-11-18 22:00",
+        "reason": "电网检修",
+    }
+    return values | changes
+
+
+def test_an_operator_sees_what_a_cap_leaves_sets_it_and_lifts_it(app: Flask, cast: Cast, policy: Policy) -> None:
+    cast.submit(cast.fixed(gpus=8, start_in=9), policy.bookings)
+    client, address = sign_in(app, cast.users["zhou"], language="en"), f"/pools/{cast.pool}/power"
+    assert "The power of H800 is not capped" in words(client.get(address))
+    checked = post(client, address, cap(step="check"))
+    assert checked.status_code == 200 and rows_in(cast.database, PowerCap) == 0
+    told = words(checked)
+    assert "16 cards could run at once, of 32." in told and "14,600 W ÷ (700 W per card × PUE 1.3)" in told
+    assert "up to 8 cards are confirmed for one of these hours and stay so" in told
+    assert post(client, address, cap(step="cap")).location == address
+    page = words(client.get(address))
+    assert "From Wed 18 Nov 18:00 to Wed 18 Nov 22:00 at most 16 cards of H800 run at once." in page
+    assert "电网检修" in page and "0.0146" in page and "Zhou Yu’an" in page
+    for who in ("chen", "zhou"):
+        seen = words(sign_in(app, cast.users[who], language="en").get(f"/pools/{cast.pool}"))
+        assert "at most 16 cards at once" in seen and "电网检修" in seen
+        for other in (f"/pools/{cast.pool}/queue", f"/pools/{cast.pool}/calendar"):
+            here = words(sign_in(app, cast.users[who], language="en").get(other))
+            assert "The power of the pool is capped: today 18:00 – today 22:00: at most 16 cards run at once." in here
+    with cast.database.read_only() as session:
+        [number] = session.scalars(sa.select(PowerCap.id))
+        [picture] = queries.pictures(session, [queries.get_pool(session, cast.pool)], NOW)
+        evening = picture.by_hour(NOW + dt.timedelta(hours=8), 1)
+        # From 18:00 power for 16 of 32; the fixed booking begins at 19:00.
+        assert (int(evening.free[0]), int(evening.booked[0]), int(evening.closed[0])) == (16, 0, 16)
+    assert post(client, f"/power-caps/{number}/lift", page=address).status_code == 302
+    page = words(client.get(address))
+    assert "The power cap is lifted" in page and "The power of H800 is not capped" in page and "Lifted" in page
+    assert "at most 16 cards" not in words(client.get(f"/pools/{cast.pool}"))
+    with cast.database.read_only() as session:
+        told_of = [(row.verb, row.after, row.note) for row in list_history(session, PowerCap.LIFE, number)]
+        assert verify.run(session) == []
+    assert told_of == [("lift", "lifted", None), ("cap", "set", "电网检修")]
+
+
+def test_cards_without_power_are_not_called_free(app: Flask, cast: Cast) -> None:
+    client = sign_in(app, cast.users["zhou"], language="en")
+    post(client, f"/pools/{cast.pool}/power", cap(step="cap", starts_at="2026-11-18 10:00", megawatts="0.0046"))
+    page = words(client.get(f"/pools/{cast.pool}"))
+    assert "5 of 32 cards are free now" in page and "Out of service 27" in page
+    day = words(client.get(f"/pools/{cast.pool}/calendar?view=day"))
+    assert "5 0 0 27" in day and "32 0 0 0" in day
+
+
+BAD_CAPS = [
+    ("megawatts", "", "This is needed."),
+    ("megawatts", "viel", "Enter megawatts, 0 or more, for example 1.2."),
+    ("megawatts", "-1", "Enter megawatts, 0 or more, for example 1.2."),
+    ("megawatts", "1e99", "Enter megawatts, 0 or more, for example 1.2."),
+    ("pue", "0.9", "The PUE is at least 1"),
+    ("pue", "0", "Enter a number, for example 2.5."),
+    ("starts_at", "2026-11-18 18:30", "A power cap begins and ends on the hour."),
+    ("ends_at", "2026-11-18 22:10", "A power cap begins and ends on the hour."),
+    ("ends_at", "2026-11-18 18:00", "The end must be after the start."),
+    ("reason", "", "This is needed."),
+]
+
+
+@pytest.mark.parametrize("step", ["check", "cap"])
+def test_a_wrong_cap_is_refused_at_its_field(app: Flask, cast: Cast, step: str) -> None:
+    client = sign_in(app, cast.users["zhou"], language="en")
+    for field, typed, sentence in BAD_CAPS:
+        answer = post(client, f"/pools/{cast.pool}/power", cap(**{field: typed, "step": step}))
+        assert answer.status_code == 422, (field, typed)
+        assert sentence in words_at(answer.text, field), (field, typed)
+        assert f'value="{typed}"' in answer.text and rows_in(cast.database, PowerCap) == 0
+    past = post(client, f"/pools/{cast.pool}/power", cap(starts_at="2026-11-17 18:00", ends_at="2026-11-17 20:00"))
+    assert "These hours are over" in words_at(past.text, "ends_at")
+
+
+def test_only_operators_cap_power(app: Flask, cast: Cast) -> None:
+    for who in ("chen", "lin", "he", "xu", "an"):
+        client = sign_in(app, cast.users[who])
+        assert client.get(f"/pools/{cast.pool}/power").status_code == 403
+        assert post(client, f"/pools/{cast.pool}/power", cap(step="cap"), page="/account").status_code == 403
+    assert rows_in(cast.database, PowerCap) == 0
 
 
 # -- prices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from dataclasses import dataclass, replace
 
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compute_portal.pools.availability import FOREVER, Availability, Cap, Closed, NodeGpus, Occupied, Unit
+from compute_portal.sentences import Sentence
 from compute_portal.texts import CATALOGUE
-from scheduler.planning.fairshare import Leaf
-from scheduler.planning.planner import Running, Snapshot, Standing, Waiting, plan
-from scheduler.planning.reasons import Change, said
+from scheduler.planning import decide
+from scheduler.planning.fairshare import Leaf, overuse
+from scheduler.planning.planner import Limits, Running, Snapshot, Standing, Waiting, held_back, in_order, plan
+from scheduler.planning.reasons import LEAST_RUN, Change, Forward, said
 from scheduler.planning.rules import Rules
 
 NOW = 1_000_000
@@ -60,9 +63,8 @@ class World:
             nodes=self.nodes + [NodeGpus(last + n, size) for n in range(1, change.nodes + 1)],
             waiting=[change.on(one) if one is waiting else one for one in self.waiting],
             limits=limits,
-            caps=[
-                replace(cap, gpus=cap.gpus + change.nodes * size) for cap in self.caps
-            ],  # more nodes with their power
+            # more nodes with their power
+            caps=[replace(cap, gpus=cap.gpus + change.nodes * size) for cap in self.caps if not change.uncapped],
         )
 
     def standings(self) -> list[Standing]:
@@ -116,11 +118,16 @@ def worlds(draw: st.DrawFn) -> World:
     )
     # What is in use already is no more than is allowed, and no GPU is counted twice.
     occupied = draw(st.lists(runs, max_size=5)) + draw(st.lists(fixed, max_size=3))
-    cap = st.builds(Cap, later, st.just(FOREVER), st.just(16))
-    caps = draw(st.one_of(st.just([]), st.just([]), st.lists(cap, min_size=1, max_size=1)))
+    capped = draw(st.booleans())
+    if capped:
+        occupied = list({row.node_id: row for row in occupied}.values())
+    used = sum((row.gpu_mask & (1 << size) - 1).bit_count() for row in occupied)
+    begins = st.one_of(st.just(NOW - 60), later)
+    cap = st.builds(Cap, begins, st.sampled_from([NOW + 900, FOREVER]), st.integers(used, 16))
+    caps = draw(st.lists(cap, min_size=1, max_size=2)) if capped else []
     return World(
         nodes,
-        list({row.node_id: row for row in occupied}.values()) if caps else occupied,
+        occupied,
         draw(st.lists(closed, max_size=1)),
         waiting,
         [
@@ -145,15 +152,42 @@ def test_whoever_makes_the_change_sees_the_booking_start(world: World) -> None:
         if change is None:
             assert waiting.allocation_ends_at <= NOW
             continue
+        if isinstance(change, Forward):
+            if change.change is not None:
+                assert_next_in_line(world.changed(waiting, change.change).snapshot(), waiting.booking_id)
+            continue
         assert change != Change()
         starts = plan(world.changed(waiting, change).snapshot(), standings=False).starts
         assert waiting.booking_id in {start.waiting.booking_id for start in starts}, (standing, change)
+
+
+def assert_next_in_line(snapshot: Snapshot, id: int) -> None:
+    """Nobody is asked before it whom only GPUs hold back, but who goes first whatever its size, or starts."""
+    rules, late = snapshot.rules, NOW - snapshot.rules.promise_seconds
+    line, limits = snapshot.line(), Limits(snapshot)
+    over = overuse(snapshot.leaves, rules.overuse_least)
+    first: set[int] = set()
+    if rules.order == "small-first":
+        first = {one.booking_id for one in decide.fair_heads(NOW, line, over, rules, limits)}
+        first |= {one.booking_id for one in snapshot.waiting if one.submitted_at <= late}
+    starts = {start.waiting.booking_id for start in plan(snapshot, standings=False).starts}
+    for one in in_order(snapshot, line, limits):
+        held = held_back(one, snapshot, snapshot.running)
+        if one.booking_id == id:
+            assert held is None
+            return
+        assert one.booking_id in first | starts or held is not None, one
+    raise AssertionError("it does not wait")
 
 
 @given(worlds())
 def test_a_change_never_makes_a_booking_larger_and_its_sentence_exists(world: World) -> None:
     for standing in world.standings():
         waiting, change = standing.waiting, standing.change
+        if isinstance(change, Forward):
+            assert change.asked and said(change, waiting, 4).id in CATALOGUE
+            assert change.stays == (world.rules.order in ("fifo", "fair-tree"))
+            change = change.change
         if change is not None:
             assert (change.gpus or 1) <= waiting.gpus and (change.seconds or 1) <= waiting.seconds
             assert change.gpus is None or change.seconds is None, "one of them is enough"
@@ -173,7 +207,7 @@ def the_pool(waiting: list[Waiting], *occupied: Occupied, limits: dict[int, int]
     return World(nodes, [*occupied], [], waiting, leaves, limits or {}, {1: runs}, {}, [], RULES[0], "gpu")
 
 
-def change_of(world: World, id: int) -> Change | None:
+def change_of(world: World, id: int) -> Change | Forward | None:
     return next(standing.change for standing in world.standings() if standing.waiting.booking_id == id)
 
 
@@ -193,7 +227,71 @@ def test_what_is_too_long_for_a_fixed_booking_may_ask_for_less_time() -> None:
 def test_with_the_whole_pool_busy_room_for_everybody_before_is_named() -> None:
     world = the_pool([waits(1, gpus=8), waits(2, gpus=2)], busy(1, 15, 30), busy(2, 15, 30))
     assert change_of(world, 1) == Change(nodes=2)
-    assert change_of(world, 2) == Change(nodes=3)
+    few = the_pool([waits(1, gpus=4), waits(2, gpus=2)], busy(1, 15, 30), busy(2, 15, 30))
+    assert change_of(few, 2) == Change(nodes=2)
+
+
+def test_more_room_than_the_pool_has_is_never_asked_for_but_the_size_that_would_be_next_is_named() -> None:
+    full = [busy(1, 15, 30), busy(2, 15, 30)]
+    line = [waits(1, gpus=8), waits(2, gpus=2, minutes=480)]
+    assert change_of(the_pool(line, *full), 2) == Forward(8, 8, stays=True)
+    by_run = replace(the_pool(line, *full), rules=Rules(order="sjf"))
+    assert change_of(by_run, 2) == Forward(8, 8, Change(seconds=59 * MINUTE))
+    by_area = replace(the_pool([waits(1, gpus=8), waits(2, gpus=4, minutes=121)], *full), rules=Rules(order="saf"))
+    assert change_of(by_area, 2) == Forward(8, 8, Change(seconds=119 * MINUTE))
+    fewer = replace(the_pool([waits(1, gpus=7), waits(2, gpus=8, minutes=60)], *full), rules=Rules(order="saf"))
+    assert change_of(fewer, 2) == Forward(7, 8, Change(seconds=52 * MINUTE))
+    half = replace(the_pool([waits(1, gpus=4), waits(2, gpus=8, minutes=34)], *full), rules=Rules(order="saf"))
+    assert change_of(half, 2) == Forward(4, 8, Change(gpus=7))
+
+
+def test_nobody_is_told_to_ask_for_less_than_a_few_minutes() -> None:
+    line = [waits(1, gpus=2, minutes=5), waits(2, gpus=8, minutes=5)]
+    world = replace(the_pool(line, busy(1, 15, 30), busy(2, 15, 30)), rules=Rules(order="sjf"))
+    assert LEAST_RUN == 5 * MINUTE
+    assert change_of(world, 2) == Forward(2, 8)
+
+
+def test_with_small_first_a_company_that_used_more_than_its_share_must_ask_for_less_to_be_next() -> None:
+    full = [busy(1, 15, 30), busy(2, 15, 30)]
+    line = [waits(1, gpus=8, minutes=640, enterprise_id=2, allocation_id=20), waits(2, gpus=8, minutes=900)]
+    rules = Rules(order="small-first", fair_heads=0)
+    even = replace(the_pool(line, *full), rules=rules)
+    assert change_of(even, 2) == Forward(8, 8, Change(seconds=639 * MINUTE))
+    used = replace(even, leaves=[Leaf(1, 1, 1, 1, 10, 1, 2.0), Leaf(1, 1, 2, 1, 20, 1, 1.0)])  # 4/3 and 2/3 of it
+    assert change_of(used, 2) == Forward(8, 8, Change(seconds=79 * MINUTE))  # an eighth of it, and less
+
+
+def test_where_power_alone_is_missing_the_cap_is_named_and_what_would_start_it_now() -> None:
+    world = replace(the_pool([waits(1, gpus=8), waits(2, gpus=4)]), caps=[Cap(NOW + 1_800, NOW + 9_000, 2)])
+    first, second = world.standings()
+    told = Sentence("wait-power-cap", gpus=2, start=instant(NOW + 1_800), until=instant(NOW + 9_000))
+    assert (first.reason, second.reason) == (told, told)
+    assert first.change == Change(seconds=30 * MINUTE)
+    now = replace(world, caps=[Cap(NOW - 60, NOW + 9_000, 0)])
+    assert [standing.change for standing in now.standings()] == [Change(uncapped=True), Forward(8, 8, stays=True)]
+    assert said(Change(uncapped=True), waits(1), 4).id == "change-power-cap"
+
+
+@given(worlds())
+def test_a_cap_is_named_only_where_there_are_gpus_and_it_alone_lets_too_few_be_used(world: World) -> None:
+    for standing in world.standings():
+        if standing.reason.id != "wait-power-cap":
+            continue
+        [waiting] = [one for one in world.waiting if one.booking_id == standing.waiting.booking_id]
+        starts = {start.waiting.booking_id: start for start in plan(world.snapshot()).starts}
+        free = replace(world, caps=[]).snapshot().availability
+        alone = [cap for cap in world.caps if instant(cap.starts_at) == standing.reason["start"]]
+        capped = replace(world, caps=alone).snapshot().availability
+        for start in starts.values():
+            for availability in (free, capped):
+                availability.occupy(start.placement, NOW, start.ends_at)
+        assert free.fits(waiting.gpus, NOW, NOW + waiting.seconds)
+        assert not capped.fits(waiting.gpus, NOW, NOW + waiting.seconds)
+
+
+def instant(at: int) -> dt.datetime:
+    return dt.datetime.fromtimestamp(at, dt.UTC)
 
 
 def test_a_limit_that_leaves_some_cards_offers_those_and_one_that_leaves_none_is_to_be_raised() -> None:
@@ -221,7 +319,11 @@ def test_an_allocation_that_ends_too_soon_offers_the_time_that_is_left() -> None
         (Change(nodes=2, limit=8), "change-room-and-limit"),
         (Change(allocation_ends_at=NOW), "change-allocation"),
         (Change(gpu_seconds_left=600), "change-hours"),
+        (Forward(9, 8, Change(gpus=2)), "change-next-gpus"),
+        (Forward(9, 8, Change(seconds=600)), "change-next-seconds"),
+        (Forward(9, 8), "change-ahead"),
+        (Forward(9, 8, stays=True), "change-stays"),
     ],
 )
-def test_each_change_has_its_sentence(change: Change, id: str) -> None:
+def test_each_change_has_its_sentence(change: Change | Forward, id: str) -> None:
     assert said(change, waits(1), 4).id == id
