@@ -6,7 +6,6 @@ import datetime as dt
 import re
 from collections.abc import Callable
 
-import pytest
 from sqlalchemy.orm import Session
 
 from compute_portal import clock
@@ -19,7 +18,6 @@ from compute_portal.signin.queries import find_by_email
 from tests.browser.house import POLICY, House, award
 from tests.browser.visitor import Visitor
 
-pytestmark = pytest.mark.xdist_group("browser")
 Visit = Callable[..., Visitor]
 # What moved without anybody having typed or clicked, since the page began.
 SHIFTS = """() => new Promise(told => {

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import sqlalchemy as sa
 from flask import Flask
 from playwright.sync_api import Browser, BrowserContext, Error
@@ -30,7 +29,6 @@ from tests.cast import NOW, Cast
 from tests.house.test_access import ROWS, SHARED, address, routes
 from tests.house.town import PERSON_OF, Town, build
 
-pytestmark = pytest.mark.xdist_group("browser")
 VENDOR = Path(__file__).parent / "vendor"
 AXE = (VENDOR / "axe.min.js").read_text(encoding="utf-8")
 RUN = """async () => {

@@ -6,7 +6,6 @@ import datetime as dt
 import re
 from collections.abc import Callable
 
-import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Request
 
@@ -17,7 +16,6 @@ from compute_portal.language import HTML_LANG, LANGUAGES, hours, money
 from tests.browser.house import PASSWORD, House, award
 from tests.browser.visitor import Visitor
 
-pytestmark = pytest.mark.xdist_group("browser")
 A_BOOKING = re.compile(r"/bookings/\d+(#\w+)?$")
 Visit = Callable[..., Visitor]
 PRICE = units.parse_yuan("16.50")

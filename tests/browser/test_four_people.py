@@ -10,8 +10,6 @@ import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import pytest
-
 from compute_portal import clock
 from compute_portal.access import Role
 from compute_portal.commons import service as commons
@@ -22,8 +20,6 @@ from tests.browser.house import House, PostOffice, award
 from tests.browser.test_money import PRICE, flexible, use
 from tests.browser.test_public import CATALOGUED
 from tests.browser.visitor import Visitor
-
-pytestmark = pytest.mark.xdist_group("browser")
 
 
 class Way(NamedTuple):

@@ -18,7 +18,6 @@ from compute_portal.language import amount, hours, money
 from tests.browser.house import House, seconds
 from tests.browser.visitor import Visitor
 
-pytestmark = pytest.mark.xdist_group("browser")
 Visit = Callable[..., Visitor]
 PRICE = units.parse_yuan("16.50")
 UNTIL_DONE = 40

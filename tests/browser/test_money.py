@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 
-import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
@@ -28,7 +27,6 @@ from scheduler.town import Town
 from tests.browser.house import House, PostOffice, award
 from tests.browser.visitor import Visitor
 
-pytestmark = pytest.mark.xdist_group("browser")
 Visit = Callable[..., Visitor]
 HOUR = clock.HOUR
 PRICE = units.parse_yuan("16.50")

@@ -32,7 +32,6 @@ from scheduler.town import Town
 from tests.browser.house import PASSWORD, POLICY, House, PostOffice
 from tests.browser.visitor import Visitor
 
-pytestmark = pytest.mark.xdist_group("browser")
 Visit = Callable[..., Visitor]
 A_PDF = b"%PDF-1.4\n% a scan of the licence\n"
 _CODE = "91990000MA7000042"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-
 from compute_portal import clock
 from compute_portal.commons import service
 from compute_portal.commons.service import DatasetText
@@ -16,7 +14,6 @@ from scheduler.context import simulation
 from tests.browser.house import POLICY, House, award
 from tests.browser.visitor import Visitor
 
-pytestmark = pytest.mark.xdist_group("browser")
 CATALOGUED = DatasetText(
     "公交到站", "Bus arrivals", "交通运输局", "Transport bureau", Tier.OPEN, "直接下载。", "Download it."
 )

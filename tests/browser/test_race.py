@@ -32,7 +32,6 @@ from tests.browser.house import POLICY, House, award
 from tests.browser.visitor import Visitor
 from tests.together import at_once
 
-pytestmark = pytest.mark.xdist_group("browser")
 BROWSERS, CLIENTS = 3, 47
 CARDS, HOURS = 8, 24
 SHARED_MOST = 16  # half of the pool's cards may be booked in advance

@@ -8,7 +8,6 @@ from playwright.sync_api import Browser, Route
 from compute_portal.app import HEADERS
 from tests.browser.visitor import Visitor
 
-pytestmark = pytest.mark.xdist_group("browser")
 HOUSE = "http://127.0.0.1:9"  # nobody answers there: the pages below are given to the browser by the test
 PAGE = "<!doctype html><html lang={language}><title>t</title><main><h1>t</h1>{body}</main>"
 
