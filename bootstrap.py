@@ -272,7 +272,7 @@ def why_it_failed(said: str) -> str:
 
 def in_parallel(args: list[str]) -> list[str]:
     """One worker more than there are cores, as some wait for processes; as many as the caller said if they did. Each
-    gets whole files, which share what is costly to begin, and takes from others when it is done."""
+    gets a stretch of neighbours, which share what is costly to begin, and takes from others when it is done."""
     if any(arg.startswith(("-n", "--numprocesses", "--pdb", "--trace")) for arg in args):
         return []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
