@@ -101,7 +101,7 @@ def price_books(session: Reader, pool_ids: Iterable[int]) -> dict[int, PriceBook
 
 
 def price_book(session: Session, pool_id: int) -> PriceBook:
-    return price_books(session, [pool_id])[pool_id]
+    return price_books(session.connection(), [pool_id])[pool_id]
 
 
 def list_tariffs(session: Session) -> list[Tariff]:
