@@ -17,11 +17,13 @@ from .models import Dataset, PoolDay, PoolHour, PowerSite, PublishedFigure, Tran
 from .service import months_later
 from .states import DatasetState, Figure, SiteState, TransitionState
 
+# Anybody may load these pages, as often as they like: what they ask is put together once.
+_FIGURES = sa.select(PublishedFigure).where(PublishedFigure.name.in_(sa.bindparam("names", expanding=True)))
+
 
 def figures(session: Session, *names: Figure) -> dict[Figure, PublishedFigure]:
     """One query; what was never reckoned is missing."""
-    rows = session.scalars(sa.select(PublishedFigure).where(PublishedFigure.name.in_(names)))
-    return {row.name: row for row in rows}
+    return {row.name: row for row in session.scalars(_FIGURES, {"names": names})}
 
 
 # -- datasets
@@ -47,8 +49,12 @@ def get_dataset(session: Session, dataset_id: int) -> Dataset:
 # -- what the bureau enters
 
 
+_SITES = sa.select(PowerSite).order_by(PowerSite.since_on.desc(), PowerSite.id)
+_TRANSITIONS = sa.select(Transition).order_by(Transition.happened_on.desc(), Transition.id.desc())
+
+
 def list_sites(session: Session) -> list[PowerSite]:
-    return list(session.scalars(sa.select(PowerSite).order_by(PowerSite.since_on.desc(), PowerSite.id)))
+    return list(session.scalars(_SITES))
 
 
 def get_site(session: Session, site_id: int) -> PowerSite:
@@ -60,7 +66,7 @@ def get_site(session: Session, site_id: int) -> PowerSite:
 
 def list_transitions(session: Session) -> list[Transition]:
     """Newest first, with those that were withdrawn."""
-    return list(session.scalars(sa.select(Transition).order_by(Transition.happened_on.desc(), Transition.id.desc())))
+    return list(session.scalars(_TRANSITIONS))
 
 
 def get_transition(session: Session, transition_id: int) -> Transition:
@@ -141,14 +147,17 @@ _SUMS = tuple(
 )  # fmt: skip
 
 
+_USE_BY_DAY = (
+    sa.select(PoolDay.day_on, *_SUMS)
+    .where(PoolDay.day_on.between(sa.bindparam("first_on"), sa.bindparam("last_on")))
+    .group_by(PoolDay.day_on)
+    .order_by(PoolDay.day_on)
+)
+
+
 def use_by_day(session: Session, first_on: dt.date, last_on: dt.date) -> dict[dt.date, Use]:
     """Of all pools together, both days included."""
-    rows = session.execute(
-        sa.select(PoolDay.day_on, *_SUMS)
-        .where(PoolDay.day_on.between(first_on, last_on))
-        .group_by(PoolDay.day_on)
-        .order_by(PoolDay.day_on)
-    )
+    rows = session.connection().execute(_USE_BY_DAY, {"first_on": first_on, "last_on": last_on})
     return {day: Use(*(int(each) for each in sums)) for day, *sums in rows}
 
 
@@ -159,19 +168,20 @@ def days(session: Session) -> Iterator[PoolDay]:
     )
 
 
+_HOURS = (
+    sa.select(
+        PoolHour.pool_id,
+        PoolHour.at,
+        PoolHour.available_gpu_seconds,
+        PoolHour.allocated_gpu_seconds,
+        PoolHour.waiting_bookings,
+        PoolHour.waiting_gpus,
+    )
+    .where(PoolHour.at >= sa.bindparam("since"))
+    .order_by(PoolHour.at, PoolHour.pool_id)
+)
+
+
 def hours_since(session: Session, since: dt.datetime) -> list[Any]:
     """(pool, instant, available and allocated GPU-seconds, bookings and GPUs that waited), in order of time."""
-    return list(
-        session.execute(
-            sa.select(
-                PoolHour.pool_id,
-                PoolHour.at,
-                PoolHour.available_gpu_seconds,
-                PoolHour.allocated_gpu_seconds,
-                PoolHour.waiting_bookings,
-                PoolHour.waiting_gpus,
-            )
-            .where(PoolHour.at >= since)
-            .order_by(PoolHour.at, PoolHour.pool_id)
-        )
-    )
+    return list(session.connection().execute(_HOURS, {"since": since}))

@@ -47,8 +47,11 @@ def get_pool(session: Session, pool_id: int) -> Pool:
     return pool
 
 
+_POOLS = sa.select(Pool).order_by(Pool.name)
+
+
 def list_pools(session: Session) -> list[Pool]:
-    return list(session.scalars(sa.select(Pool).order_by(Pool.name)))
+    return list(session.scalars(_POOLS))
 
 
 # Every pass of the metering and every booking reads these: columns, not objects, and all of them at once.
@@ -149,11 +152,16 @@ def limit_and_capacity(session: Session, enterprise_id: int, pool_id: int) -> tu
     return row[0], int(row[1])
 
 
+_CAPACITY = (
+    sa.select(Node.pool_id, sa.func.sum(Node.gpus))
+    .where(Node.pool_id.in_(sa.bindparam("pools", expanding=True)))
+    .group_by(Node.pool_id)
+)
+
+
 def capacity(session: Session, pool_ids: Iterable[int]) -> dict[int, int]:
     """All GPUs of each pool, whatever the state of their nodes."""
-    rows = session.execute(
-        sa.select(Node.pool_id, sa.func.sum(Node.gpus)).where(Node.pool_id.in_(list(pool_ids))).group_by(Node.pool_id)
-    )
+    rows = session.connection().execute(_CAPACITY, {"pools": list(pool_ids)})
     return {pool_id: int(gpus) for pool_id, gpus in rows}
 
 
