@@ -15,9 +15,11 @@ from typing import Any
 from flask import make_response, render_template, request
 from flask.typing import ResponseReturnValue
 from flask_wtf import FlaskForm
+from markupsafe import Markup, escape
 from wtforms import Field, HiddenField, RadioField, SelectField, StringField, TextAreaField, ValidationError
 from wtforms.fields.choices import SelectChoice
 from wtforms.validators import StopValidation
+from wtforms.widgets import Input, Select
 
 from . import clock, metrics, units
 from .guard import language
@@ -29,6 +31,36 @@ Message = str | Sentence
 
 def a_form_key() -> str:
     return secrets.token_urlsafe(24)
+
+
+def attributes(**values: Any) -> Markup:
+    """What WTForms' `html_params` gives, at a fifth of its time, which was a quarter of a page with a form."""
+    parts = []
+    for name, value in sorted(values.items()):
+        name = name.rstrip("_")
+        if name.startswith(("data_", "aria_")):
+            name = name.replace("_", "-")
+        if value is True:
+            parts.append(name)
+        elif value is not False:
+            parts.append(f'{name}="{str(escape(value)).replace(QUOTE, "&quot;")}"')
+    return Markup(" ".join(parts))  # noqa: S704 - names are ours, values are escaped
+
+
+QUOTE = '"'  # in what was marked as safe already
+Input.html_params = staticmethod(attributes)
+
+
+class _Select(Select):
+    """As WTForms draws it, without groups."""
+
+    def __call__(self, field: Any, **kwargs: Any) -> Markup:
+        required = kwargs.pop("required", field.flags.required or False)
+        drawn = [f"<select {attributes(id=kwargs.pop('id', field.id), name=field.name, required=required, **kwargs)}>"]
+        for choice in field.iter_choices():
+            chosen = " selected" if choice.selected else ""
+            drawn.append(f'<option{chosen} value="{escape(choice.value)}">{escape(choice.label)}</option>')
+        return Markup("".join(drawn) + "</select>")  # noqa: S704 - all of it is escaped
 
 
 class PortalForm(FlaskForm):
@@ -283,6 +315,8 @@ class _Choices:
 
 class ChoiceField(_Choices, SelectField):
     """One of a list that opens."""
+
+    widget = _Select()
 
 
 class RadioChoiceField(_Choices, RadioField):

@@ -77,7 +77,7 @@ def find(session: Session, choice: Choice, wish: Wish, *, policy: BookingPolicy,
     coming = sum(1 for window in mine if window.to_come)
     if coming >= policy.fixed_open_most:
         raise Refusal(Sentence("too-many-fixed", most=policy.fixed_open_most, open=coming))
-    grid = pool_queries.load_grid(session, choice.pool, now, first=after, hours=hours)
+    grid = pool_queries.load_grid(session.connection(), choice.pool, now, first=after, hours=hours)
     if wish.gpus > grid.capacity:
         raise Refusal(Sentence("more-than-the-pool", asked=wish.gpus, capacity=grid.capacity), "gpus")
     book = pool_queries.price_book(session, choice.pool.id)

@@ -17,10 +17,11 @@ from ..access import Actor, must_see, sees_all, visible
 from ..allocations.models import Allocation
 from ..allocations.states import AllocationState
 from ..enterprises.models import Enterprise
+from ..enterprises.states import EnterpriseState, SizeClass
 from ..ledger.models import Bucket, LedgerAccount
 from ..pools import queries as pool_queries
 from ..pools.models import Instruction, Limit, Pool, Tariff
-from ..pools.states import InstructionVerb
+from ..pools.states import BookingUnit, InstructionVerb
 from ..programmes.models import Programme
 from ..sentences import NotFound
 from . import prices
@@ -243,14 +244,49 @@ def find_stop(session: Session, booking_id: int) -> Instruction | None:
     ).first()
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class ChosenAllocation(NamedTuple):
+    id: int
+    starts_on: dt.date
+    ends_on: dt.date
+
+    @property
+    def starts_at(self) -> dt.datetime:
+        return clock.start_of_day(self.starts_on)
+
+    @property
+    def ends_at(self) -> dt.datetime:
+        return clock.end_of_day(self.ends_on)
+
+
+class ChosenProgramme(NamedTuple):
+    id: int
+    name: str
+    name_en: str | None
+    booking_approval_gpu_seconds: int
+
+
+class ChosenPool(NamedTuple):
+    id: int
+    name: str
+    model: str
+    gpus_per_node: int
+    booking_unit: BookingUnit
+    tflops_fp16_dense: int
+
+
+class ChosenEnterprise(NamedTuple):
+    id: int
+    state: EnterpriseState
+    size_class: SizeClass
+
+
+class Choice(NamedTuple):
     """An allocation on which a member may book now, with what the form tells of it."""
 
-    allocation: Allocation
-    programme: Programme
-    pool: Pool
-    enterprise: Enterprise
+    allocation: ChosenAllocation
+    programme: ChosenProgramme
+    pool: ChosenPool
+    enterprise: ChosenEnterprise
     limit: int | None
     available: int  # GPU-seconds
 
@@ -260,31 +296,47 @@ class Choice:
         return max(1, min(self.pool.gpus_per_node, self.limit or self.pool.gpus_per_node))
 
 
+_CHOICES = (
+    sa.select(
+        *(getattr(Allocation, name) for name in ChosenAllocation._fields),
+        *(getattr(Programme, name) for name in ChosenProgramme._fields),
+        *(getattr(Pool, name) for name in ChosenPool._fields),
+        *(getattr(Enterprise, name) for name in ChosenEnterprise._fields),
+        Limit.gpus,
+        sa.func.coalesce(LedgerAccount.balance, 0),
+    )
+    .join(Programme, Programme.id == Allocation.programme_id)
+    .join(Pool, Pool.id == Allocation.pool_id)
+    .join(Enterprise, Enterprise.id == Allocation.enterprise_id)
+    .outerjoin(Limit, sa.and_(Limit.enterprise_id == Allocation.enterprise_id, Limit.pool_id == Pool.id))
+    .outerjoin(
+        LedgerAccount,
+        sa.and_(
+            # As ledger.service.allocation() writes it.
+            LedgerAccount.owner == sa.literal("allocation:") + sa.cast(Allocation.id, sa.String),
+            LedgerAccount.bucket == Bucket.AVAILABLE,
+        ),
+    )
+    .where(Allocation.state == AllocationState.ACTIVE, Allocation.ends_on >= sa.bindparam("today"))
+    .order_by(Allocation.ends_on, Allocation.id)
+    .limit(100)
+)
+_CHOICES_OF_ONE = _CHOICES.where(Allocation.enterprise_id == sa.bindparam("enterprise_id"))
+
+
 def list_choices(session: Session, by: Actor, now: dt.datetime) -> list[Choice]:
     """The one that ends first comes first. One query: the form's budget goes into the quote."""
-    rows = session.execute(
-        visible(
-            sa.select(Allocation, Programme, Pool, Enterprise, Limit.gpus, sa.func.coalesce(LedgerAccount.balance, 0))
-            .join(Programme, Programme.id == Allocation.programme_id)
-            .join(Pool, Pool.id == Allocation.pool_id)
-            .join(Enterprise, Enterprise.id == Allocation.enterprise_id)
-            .outerjoin(Limit, sa.and_(Limit.enterprise_id == Allocation.enterprise_id, Limit.pool_id == Pool.id))
-            .outerjoin(
-                LedgerAccount,
-                sa.and_(
-                    # As ledger.service.allocation() writes it.
-                    LedgerAccount.owner == sa.literal("allocation:") + sa.cast(Allocation.id, sa.String),
-                    LedgerAccount.bucket == Bucket.AVAILABLE,
-                ),
-            ),
-            Allocation.enterprise_id,
-            by,
+    asked: dict[str, Any] = {"today": clock.day_of(now)}
+    if not sees_all(by):
+        asked["enterprise_id"] = by.enterprise_id
+    rows = session.connection().execute(_CHOICES if sees_all(by) else _CHOICES_OF_ONE, asked)
+    return [
+        Choice(
+            ChosenAllocation(*row[:3]), ChosenProgramme(*row[3:7]), ChosenPool(*row[7:13]),
+            ChosenEnterprise(*row[13:16]), row[16], row[17],
         )
-        .where(Allocation.state == AllocationState.ACTIVE, Allocation.ends_on >= clock.day_of(now))
-        .order_by(Allocation.ends_on, Allocation.id)
-        .limit(100)
-    )
-    return [Choice(*row) for row in rows]
+        for row in rows
+    ]  # fmt: skip
 
 
 def places(attempt: Attempt) -> list[tuple[str, str]]:
@@ -386,6 +438,20 @@ def get_waiter(session: Session, waiter_id: int, by: Actor) -> Waiter:
     return must_see(session.get(Waiter, waiter_id), by)
 
 
+_OWN_IDS = sa.union_all(
+    sa.select(sa.literal_column("0", sa.Integer), Booking.id).where(
+        Booking.enterprise_id == sa.bindparam("enterprise_id"),
+        Booking.pool_id == sa.bindparam("pool_id"),
+        Booking.state.in_(NOT_STARTED | ON_THE_CLUSTER),
+    ),
+    sa.select(sa.literal_column("1", sa.Integer), Waiter.id).where(
+        Waiter.enterprise_id == sa.bindparam("enterprise_id"),
+        Waiter.pool_id == sa.bindparam("pool_id"),
+        Waiter.state == WaiterState.OFFERED,
+    ),
+)
+
+
 def own_ids(session: Session, by: Actor, pool_id: int) -> tuple[list[int], list[int]]:
     """Of the actor's enterprise in a pool: bookings that are not over, and who on the wait-list has a window kept.
 
@@ -393,13 +459,6 @@ def own_ids(session: Session, by: Actor, pool_id: int) -> tuple[list[int], list[
     """
     if by.enterprise_id is None:
         return [], []
-    booked = sa.select(sa.literal_column("0", sa.Integer), Booking.id).where(
-        Booking.enterprise_id == by.enterprise_id,
-        Booking.pool_id == pool_id,
-        Booking.state.in_(NOT_STARTED | ON_THE_CLUSTER),
-    )
-    kept = sa.select(sa.literal_column("1", sa.Integer), Waiter.id).where(
-        Waiter.enterprise_id == by.enterprise_id, Waiter.pool_id == pool_id, Waiter.state == WaiterState.OFFERED
-    )
-    rows = session.execute(sa.union_all(booked, kept)).all()
+    asked = {"enterprise_id": by.enterprise_id, "pool_id": pool_id}
+    rows = session.connection().execute(_OWN_IDS, asked).all()
     return [id for kind, id in rows if kind == 0], [id for kind, id in rows if kind == 1]

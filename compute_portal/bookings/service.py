@@ -104,7 +104,7 @@ def quote(session: Session, asked: BookingRequest, *, by: Actor, policy: Booking
     if needed > available + beyond:
         raise Refusal(Sentence("needs-more-hours", needed=needed, available=available + beyond), "gpus")
     if asked.kind is BookingKind.FIXED:
-        _place(pool_queries.load_availability(session, ground.pool, now), ground, asked, policy)
+        _place(pool_queries.load_availability(session.connection(), ground.pool, now), ground, asked, policy)
     found = _prices(session, ground, asked, now)
     return Quote(
         needed, available - needed, found.lowest, found.highest, _needs_approval(ground, needed), found.first_hour,
@@ -544,23 +544,32 @@ class Window(NamedTuple):
     to_come: bool
 
 
+_OWN_WINDOWS = (
+    sa.select(
+        Booking.starts_at,
+        Booking.ends_at,
+        Booking.gpus,
+        Attempt.until_at,
+        Booking.state.in_(OPEN_FIXED).label("to_come"),
+    )
+    .outerjoin(Attempt, sa.and_(Attempt.booking_id == Booking.id, Attempt.outcome.is_(None)))
+    .where(
+        Booking.enterprise_id == sa.bindparam("enterprise_id"),
+        Booking.pool_id == sa.bindparam("pool_id"),
+        sa.or_(
+            sa.and_(Booking.kind == BookingKind.FIXED, Booking.state.in_(OPEN_FIXED)),
+            Booking.state.in_(ON_THE_CLUSTER),
+        ),
+    )
+)  # fmt: skip
+
+
 def own_windows(session: Session, enterprise_id: int, pool_id: int, now: dt.datetime) -> list[Window]:
     """The enterprise's fixed bookings in this pool that are not over, and what runs there by its longest run."""
-    rows = session.execute(
-        sa.select(Booking.starts_at, Booking.ends_at, Booking.gpus, Booking.state, Attempt.until_at)
-        .outerjoin(Attempt, sa.and_(Attempt.booking_id == Booking.id, Attempt.outcome.is_(None)))
-        .where(
-            Booking.enterprise_id == enterprise_id,
-            Booking.pool_id == pool_id,
-            sa.or_(
-                sa.and_(Booking.kind == BookingKind.FIXED, Booking.state.in_(OPEN_FIXED)),
-                Booking.state.in_(ON_THE_CLUSTER),
-            ),
-        )
-    )
+    rows = session.connection().execute(_OWN_WINDOWS, {"enterprise_id": enterprise_id, "pool_id": pool_id})
     return [
-        Window(starts_at or now, ends_at or until_at or now, gpus, state in OPEN_FIXED)
-        for starts_at, ends_at, gpus, state, until_at in rows
+        Window(starts_at or now, ends_at or until_at or now, gpus, to_come)
+        for starts_at, ends_at, gpus, until_at, to_come in rows
     ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,7 @@ DAY_HOURS = 24
 WEEK_DAYS = 7
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(NamedTuple):
     """An hour, or a whole day. `free`: cards that nobody has all through it, and power for them."""
 
     at: str  # as people type it into the form

@@ -167,9 +167,9 @@ def _choosing(choice: Choice, gpus: int, here: dict[str, Any], start: dt.datetim
 
 def _rows(hourly: Hourly, view: str, first: dt.date, here: dict[str, Any]) -> list[Any]:
     if view == "month":
-        to_day = here | {"view": "day"}
+        of_first = url_for("calendar.page", **here | {"view": "day"})
         return hourly.month(
-            first, MONTH_WEEKS, lambda day: url_for("calendar.page", **to_day | {"first": day.isoformat()})
+            first, MONTH_WEEKS, lambda day: of_first.replace(f"first={first.isoformat()}", f"first={day.isoformat()}")
         )
     if view == "week":
         return hourly.week(first)

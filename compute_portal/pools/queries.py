@@ -104,7 +104,7 @@ def price_books(session: Reader, pool_ids: Iterable[int]) -> dict[int, PriceBook
 
 
 def price_book(session: Session, pool_id: int) -> PriceBook:
-    return price_books(session, [pool_id])[pool_id]
+    return price_books(session.connection(), [pool_id])[pool_id]
 
 
 def list_tariffs(session: Session) -> list[Tariff]:
@@ -152,11 +152,16 @@ def limit_and_capacity(session: Session, enterprise_id: int, pool_id: int) -> tu
     return row[0], int(row[1])
 
 
+_CAPACITY = (
+    sa.select(Node.pool_id, sa.func.sum(Node.gpus))
+    .where(Node.pool_id.in_(sa.bindparam("pools", expanding=True)))
+    .group_by(Node.pool_id)
+)
+
+
 def capacity(session: Session, pool_ids: Iterable[int]) -> dict[int, int]:
     """All GPUs of each pool, whatever the state of their nodes."""
-    rows = session.execute(
-        sa.select(Node.pool_id, sa.func.sum(Node.gpus)).where(Node.pool_id.in_(list(pool_ids))).group_by(Node.pool_id)
-    )
+    rows = session.connection().execute(_CAPACITY, {"pools": list(pool_ids)})
     return {pool_id: int(gpus) for pool_id, gpus in rows}
 
 

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import ipaddress
 import secrets
+from typing import cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -264,26 +265,28 @@ def remove_key(session: Session, key_id: int, *, by: Actor, now: dt.datetime) ->
 # -- form keys and the access log
 
 
+_KEYS = cast(sa.Table, FormKey.__table__)
+# RETURNING, because psycopg does not tell how many rows an INSERT … ON CONFLICT wrote. Every form asks: made once.
+_TAKE: dict[str, sa.Insert] = {
+    "postgresql": postgresql.insert(_KEYS).on_conflict_do_nothing().returning(_KEYS.c.key),
+    "sqlite": sqlite.insert(_KEYS).on_conflict_do_nothing().returning(_KEYS.c.key),
+}
+_RESULT = sa.select(_KEYS.c.result).where(_KEYS.c.key == sa.bindparam("this"))
+_KEEP = sa.update(_KEYS).where(_KEYS.c.key == sa.bindparam("this")).values(result=sa.bindparam("address"))
+
+
 def take_form_key(session: Session, key: str, *, user_id: int | None, now: dt.datetime) -> str | None:
     """Take a one-time form key; None when it is ours now, else the address its first use led to.
 
     Whoever comes second waits on the key's row until the first has committed or rolled back.
     """
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    # RETURNING, because psycopg does not tell how many rows an INSERT … ON CONFLICT wrote.
-    taken = session.scalar(
-        insert(FormKey)
-        .values(key=key, user_id=user_id, result="", at=now)
-        .on_conflict_do_nothing()
-        .returning(FormKey.key)
-    )
-    if taken is not None:
-        return None
-    return session.scalar(sa.select(FormKey.result).where(FormKey.key == key))
+    connection = session.connection()
+    taken = connection.scalar(_TAKE[connection.dialect.name], {"key": key, "user_id": user_id, "result": "", "at": now})
+    return None if taken is not None else connection.scalar(_RESULT, {"this": key})
 
 
 def keep_form_result(session: Session, key: str, address: str) -> None:
-    session.execute(sa.update(FormKey).where(FormKey.key == key).values(result=address))
+    session.connection().execute(_KEEP, {"this": key, "address": address})
 
 
 def forget_form_keys(session: Session, *, before: dt.datetime) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from flask import Flask, url_for
 
+from compute_portal import language, units
 from compute_portal.db import Database
 from compute_portal.navigation import address
 from compute_portal.policy import Policy
@@ -39,3 +40,12 @@ def test_an_address_is_what_flask_makes_of_it(app: Flask, mounted_at: str) -> No
             assert address(endpoint, **values) == url_for(endpoint, **values)
         with pytest.raises(Exception, match="booking_id"):
             address("bookings.page")
+
+
+def test_hours_and_yuan_are_rounded_half_up_as_their_decimals_are() -> None:
+    for number in [0, 1, 17, 18, 19, 36, 3_599, 3_600, 4_999, 5_000, 999_995_000, 12_345_678_901, 7 * 10**15 + 18]:
+        for sign in (1, -1):
+            minus = "−" if sign * number < 0 else ""
+            assert language.hours_exact(sign * number, "en") == f"{minus}{units.gpu_hours(number):,.2f}"
+            assert language.amount(sign * number, "zh") == f"{minus}{units.yuan(number):,.2f}"
+    assert [language.hours(each, "en") for each in (0, 3_600, 5_400, 360_000, -36)] == ["0", "1", "1.5", "100", "−0.01"]
