@@ -17,13 +17,13 @@ from .models import Dataset, PoolDay, PoolHour, PowerSite, PublishedFigure, Tran
 from .service import months_later
 from .states import DatasetState, Figure, SiteState, TransitionState
 
-_PUBLISHED = sa.select(PublishedFigure).where(PublishedFigure.name.in_(sa.bindparam("names", expanding=True)))
+# Anybody may load these pages, as often as they like: what they ask is put together once.
+_FIGURES = sa.select(PublishedFigure).where(PublishedFigure.name.in_(sa.bindparam("names", expanding=True)))
 
 
 def figures(session: Session, *names: Figure) -> dict[Figure, PublishedFigure]:
     """One query; what was never reckoned is missing."""
-    rows = session.scalars(_PUBLISHED, {"names": names})
-    return {row.name: row for row in rows}
+    return {row.name: row for row in session.scalars(_FIGURES, {"names": names})}
 
 
 # -- datasets
@@ -147,7 +147,7 @@ _SUMS = tuple(
 )  # fmt: skip
 
 
-_BY_DAY = (
+_USE_BY_DAY = (
     sa.select(PoolDay.day_on, *_SUMS)
     .where(PoolDay.day_on.between(sa.bindparam("first_on"), sa.bindparam("last_on")))
     .group_by(PoolDay.day_on)
@@ -157,7 +157,7 @@ _BY_DAY = (
 
 def use_by_day(session: Session, first_on: dt.date, last_on: dt.date) -> dict[dt.date, Use]:
     """Of all pools together, both days included."""
-    rows = session.connection().execute(_BY_DAY, {"first_on": first_on, "last_on": last_on}).all()
+    rows = session.connection().execute(_USE_BY_DAY, {"first_on": first_on, "last_on": last_on})
     return {day: Use(*(int(each) for each in sums)) for day, *sums in rows}
 
 
