@@ -252,13 +252,14 @@ def note_move(session: Session, thing: Lives, before: enum.StrEnum, *, verb: str
     _write(session, thing, verb, before, thing.state, at, by, None, None)
 
 
+_HISTORY = (
+    sa.select(HistoryEntry)
+    .where(HistoryEntry.kind == sa.bindparam("kind"), HistoryEntry.subject_id == sa.bindparam("subject_id"))
+    .order_by(HistoryEntry.id.desc())
+    .limit(sa.bindparam("limit"))
+)
+
+
 def list_history(session: Session, life: Lifecycle, subject_id: int, limit: int = 100) -> list[HistoryEntry]:
     """Newest first."""
-    return list(
-        session.scalars(
-            sa.select(HistoryEntry)
-            .where(HistoryEntry.kind == life.kind, HistoryEntry.subject_id == subject_id)
-            .order_by(HistoryEntry.id.desc())
-            .limit(limit)
-        )
-    )
+    return list(session.scalars(_HISTORY, {"kind": life.kind, "subject_id": subject_id, "limit": limit}))

@@ -18,6 +18,11 @@ TO_DO = sa.text(
     "OR (placed_at IS NOT NULL AND granted_at IS NULL))"
 )
 
+# So that the bureau's queue finds what is due first without sorting all that waits for approval. A query must say the
+# state in these words: a store does not look into bound values.
+_SUBMITTED = sa.text("state = 'submitted'")
+IS_SUBMITTED = sa.text(f"bookings.{_SUBMITTED}")
+
 LOST = sa.text("outcome = 'failed' AND granted_at IS NOT NULL AND credited_at IS NULL")
 
 
@@ -64,7 +69,11 @@ class Booking(Base):
         sa.Index("ix_bookings_pool_id_state", "pool_id", "state"),
         sa.Index("ix_bookings_state_id", "state", "id"),
         sa.Index("ix_bookings_under_way_state", "under_way", "state", "id"),
-    )
+        sa.Index(
+            "ix_bookings_submitted", "kind", "submitted_at", "id",
+            sqlite_where=_SUBMITTED, postgresql_where=_SUBMITTED,
+        ),
+    )  # fmt: skip
 
 
 class Attempt(Base):

@@ -120,10 +120,15 @@ class QueueRow:
     why: Sentence
 
 
+_QUEUE = (
+    sa.select(Pool, QueuePicture)
+    .outerjoin(QueuePicture, QueuePicture.pool_id == Pool.id)
+    .where(Pool.id == sa.bindparam("pool_id"))
+)
+
+
 def get_queue(session: Session, pool_id: int) -> tuple[Pool, QueuePicture | None]:
-    row = session.execute(
-        sa.select(Pool, QueuePicture).outerjoin(QueuePicture, QueuePicture.pool_id == Pool.id).where(Pool.id == pool_id)
-    ).one_or_none()
+    row = session.execute(_QUEUE, {"pool_id": pool_id}).one_or_none()
     if row is None:
         raise NotFound
     return row[0], row[1]
@@ -138,27 +143,36 @@ class Length:
     own: int
 
 
+_LENGTH = (
+    sa.select(
+        sa.func.count(),
+        sa.func.sum(Booking.gpus),
+        sa.func.sum(sa.case((Booking.enterprise_id == sa.bindparam("own_id", type_=sa.Integer), 1), else_=0)),
+    )
+    .join(Standing, Standing.booking_id == Booking.id)
+    .where(Standing.pool_id == sa.bindparam("pool_id"), Standing.place.is_not(None))
+)
+
+
 def length(session: Session, pool_id: int, by: Actor) -> Length:
-    own = sa.func.sum(sa.case((Booking.enterprise_id == by.enterprise_id, 1), else_=0))
-    row = session.execute(
-        sa.select(sa.func.count(), sa.func.sum(Booking.gpus), own)
-        .join(Standing, Standing.booking_id == Booking.id)
-        .where(Standing.pool_id == pool_id, Standing.place.is_not(None))
-    ).one()
+    row = session.connection().execute(_LENGTH, {"pool_id": pool_id, "own_id": by.enterprise_id}).one()
     return Length(row[0], int(row[1] or 0), int(row[2] or 0))
+
+
+_WAITING = (
+    sa.select(Booking, Enterprise, Standing)
+    .join(Standing, Standing.booking_id == Booking.id)
+    .join(Enterprise, Enterprise.id == Booking.enterprise_id)
+    .where(Standing.pool_id == sa.bindparam("pool_id"), Standing.place.is_not(None))
+    .order_by(Standing.place, Booking.id)
+    .offset(sa.bindparam("offset"))
+    .limit(sa.bindparam("limit"))
+)
 
 
 def list_waiting(session: Session, pool_id: int, by: Actor, *, offset: int, limit: int) -> list[QueueRow]:
     """In the order in which they stand."""
-    rows = session.execute(
-        sa.select(Booking, Enterprise, Standing)
-        .join(Standing, Standing.booking_id == Booking.id)
-        .join(Enterprise, Enterprise.id == Booking.enterprise_id)
-        .where(Standing.pool_id == pool_id, Standing.place.is_not(None))
-        .order_by(Standing.place, Booking.id)
-        .offset(offset)
-        .limit(limit)
-    )
+    rows = session.execute(_WAITING, {"pool_id": pool_id, "offset": offset, "limit": limit}).all()
     return [_row(booking, enterprise, standing, by) for booking, enterprise, standing in rows]
 
 
@@ -184,15 +198,21 @@ class Month:
     worst_enterprise_id: int | None
 
 
+_DAYS = (
+    sa.select(QueueDay)
+    .where(
+        QueueDay.pool_id == sa.bindparam("pool_id"),
+        QueueDay.on > sa.bindparam("before_first"),
+        QueueDay.on < sa.bindparam("today"),
+    )
+    .order_by(QueueDay.on.desc())
+)
+
+
 def month(session: Session, pool_id: int, today: dt.date) -> Month:
     """Newest day first."""
-    days = list(
-        session.scalars(
-            sa.select(QueueDay)
-            .where(QueueDay.pool_id == pool_id, QueueDay.on > today - dt.timedelta(days=DAYS + 1), QueueDay.on < today)
-            .order_by(QueueDay.on.desc())
-        )
-    )
+    first = {"before_first": today - dt.timedelta(days=DAYS + 1), "today": today}
+    days = list(session.scalars(_DAYS, {"pool_id": pool_id, **first}))
     started = sum(day.started for day in days)
     off = [day.deviation_permille for day in days if day.deviation_permille is not None]
     worst = _worst([day.shares for day in days])

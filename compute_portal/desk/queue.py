@@ -21,8 +21,8 @@ from ..access import Actor, Permission, Role
 from ..allocations.models import IS_WAITING, Allocation, AllocationChange, Report
 from ..allocations.review_models import RequestStep
 from ..allocations.states import ChangeState, ReportState
-from ..bookings.models import Booking
-from ..bookings.states import BookingKind, BookingState
+from ..bookings.models import IS_SUBMITTED, Booking
+from ..bookings.states import BookingKind
 from ..db import UtcDateTime
 from ..enterprises.models import Enterprise
 from ..enterprises.queries import EnterpriseName
@@ -194,28 +194,27 @@ class _Branch:
     whole: bool = False  # already one row: nothing to count or to go on from
 
 
-def _branches(narrowed: _Narrowed) -> dict[Kind, _Branch]:
+def _branches(narrowed: _Narrowed) -> list[tuple[Kind, _Branch]]:
+    """What is asked for, in the order of the kinds; bookings are two, each with an order of its own."""
     rules, later = narrowed.rules, _later_on_postgresql if narrowed.on_postgresql else _later_on_sqlite
-    branches = {
-        Kind.ENTERPRISE: _enterprises(later(Enterprise.applied_at, rules.desk.enterprise_days * DAY)),
-        Kind.REQUEST: _requests(),
-        Kind.CHANGE: _changes(),
-        Kind.APPEAL: _appeals(),
-        Kind.REPORT: _reports(later(Report.handed_in_at, rules.desk.report_days * DAY)),
-        Kind.BOOKING: _bookings(
-            sa.case(
-                (
-                    Booking.kind == BookingKind.FIXED,
-                    later(Booking.starts_at, -rules.bookings.undecided_lapses_hours_before * 3_600),
-                ),
-                else_=later(Booking.submitted_at, rules.bookings.undecided_lapses_working_days * DAY),
-            )
+    lapses_before = -rules.bookings.undecided_lapses_hours_before * 3_600
+    lapses_after = rules.bookings.undecided_lapses_working_days * DAY
+    branches = [
+        (Kind.ENTERPRISE, _enterprises(later(Enterprise.applied_at, rules.desk.enterprise_days * DAY))),
+        (Kind.REQUEST, _requests()),
+        (Kind.CHANGE, _changes()),
+        (Kind.APPEAL, _appeals()),
+        (Kind.REPORT, _reports(later(Report.handed_in_at, rules.desk.report_days * DAY))),
+        (Kind.BOOKING, _bookings(BookingKind.FIXED, later(Booking.starts_at, lapses_before), Booking.starts_at)),
+        (
+            Kind.BOOKING,
+            _bookings(BookingKind.FLEXIBLE, later(Booking.submitted_at, lapses_after), Booking.submitted_at),
         ),
-        Kind.INSTRUCTION: _instructions(),
-        Kind.MAIL: _mail(),
-        Kind.JOB: _jobs(),
-    }
-    return {kind: _narrow(branch, narrowed) for kind, branch in branches.items() if kind in narrowed.kinds}
+        (Kind.INSTRUCTION, _instructions()),
+        (Kind.MAIL, _mail()),
+        (Kind.JOB, _jobs()),
+    ]
+    return [(kind, _narrow(branch, narrowed)) for kind, branch in branches if kind in narrowed.kinds]
 
 
 def _later_on_postgresql(column: Any, seconds: int) -> Any:
@@ -346,7 +345,8 @@ def _reports(due: Any) -> _Branch:
     return _Branch(query, due, Report.id)
 
 
-def _bookings(due: Any) -> _Branch:
+def _bookings(kind: BookingKind, due: Any, by: Any) -> _Branch:
+    """Of one kind: in the order of the instant from which `due` counts, for which there is an index."""
     query = _row(
         Kind.BOOKING,
         Booking.id,
@@ -356,8 +356,8 @@ def _bookings(due: Any) -> _Branch:
         number=Booking.held_gpu_seconds,
         enterprise_id=Booking.enterprise_id,
         pool_id=Booking.pool_id,
-    ).where(Booking.state == BookingState.SUBMITTED)
-    return _Branch(query, due, Booking.id)
+    ).where(IS_SUBMITTED, Booking.kind == kind)
+    return _Branch(query, by, Booking.id)
 
 
 def _instructions() -> _Branch:
@@ -448,15 +448,19 @@ def _after(kind: Kind, branch: _Branch, place: Kind | None) -> sa.Select[Any]:
 
 
 def _count(session: Session, narrowed: _Narrowed, values: Mapping[str, Any]) -> dict[Kind, int]:
+    """Of each kind, at most MOST_COUNTED."""
     if not narrowed.kinds:
         return {}
-    row = session.connection().execute(_counting(narrowed), values).one()
-    return {Kind(kind): int(number or 0) for kind, number in row._mapping.items()}
+    kinds, query = _counting(narrowed)
+    counted: dict[Kind, int] = {}
+    for kind, number in zip(kinds, session.connection().execute(query, values).one(), strict=True):
+        counted[kind] = min(MOST_COUNTED, counted.get(kind, 0) + number)
+    return counted
 
 
 @lru_cache(maxsize=64)
-def _counting(narrowed: _Narrowed) -> sa.Select[*tuple[Any, ...]]:
-    """One row: a number for each kind, at most MOST_COUNTED."""
+def _counting(narrowed: _Narrowed) -> tuple[list[Kind], sa.Select[*tuple[Any, ...]]]:
+    """A query for one row, and of which kind each of its numbers is."""
 
     def number(branch: _Branch) -> sa.ScalarSelect[int]:
         if branch.whole:
@@ -464,7 +468,8 @@ def _counting(narrowed: _Narrowed) -> sa.Select[*tuple[Any, ...]]:
         rows = branch.query.with_only_columns(branch.id).order_by(None).limit(MOST_COUNTED)
         return sa.select(sa.func.count()).select_from(rows.subquery()).scalar_subquery()
 
-    return sa.select(*(number(branch).label(str(kind)) for kind, branch in _branches(narrowed).items()))
+    branches = _branches(narrowed)
+    return [kind for kind, _branch in branches], sa.select(*(number(branch) for _kind, branch in branches))
 
 
 def _page(session: Session, narrowed: _Narrowed, after: Place | None, values: Mapping[str, Any]) -> list[Item]:
@@ -483,7 +488,7 @@ def _page(session: Session, narrowed: _Narrowed, after: Place | None, values: Ma
 
 @lru_cache(maxsize=64)
 def _paging(narrowed: _Narrowed, after: Kind | None) -> sa.Select[*tuple[Any, ...]]:
-    queries = [_after(kind, branch, after) for kind, branch in _branches(narrowed).items()]
+    queries = [_after(kind, branch, after) for kind, branch in _branches(narrowed)]
     rows = sa.union_all(*(sa.select(query.subquery()) for query in queries)).subquery("waiting")
     return (
         sa.select(

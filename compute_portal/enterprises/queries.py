@@ -397,17 +397,20 @@ class MemberRow:
     since_at: dt.datetime
 
 
+_MEMBER_ROWS = (
+    sa.select(User.id, User.name, User.name_en, User.email, Membership.role, Membership.since_at)
+    .join(Membership, Membership.user_id == User.id)
+    .where(Membership.enterprise_id == sa.bindparam("enterprise_id"), User.disabled_at.is_(None))
+    .order_by(Membership.role, User.id)
+    .limit(sa.bindparam("limit"))
+    .offset(sa.bindparam("offset"))
+)
+
+
 def list_members(session: Session, enterprise_id: int, *, offset: int = 0, limit: int = 25) -> list[MemberRow]:
     """Managers first, then those who came first; people whose access was taken away are left out."""
-    rows = session.execute(
-        sa.select(User.id, User.name, User.name_en, User.email, Membership.role, Membership.since_at)
-        .join(Membership, Membership.user_id == User.id)
-        .where(Membership.enterprise_id == enterprise_id, User.disabled_at.is_(None))
-        .order_by(Membership.role, User.id)
-        .limit(limit)
-        .offset(offset)
-    )
-    return [MemberRow(*row) for row in rows]
+    these = {"enterprise_id": enterprise_id, "limit": limit, "offset": offset}
+    return [MemberRow(*row) for row in session.connection().execute(_MEMBER_ROWS, these).all()]
 
 
 def list_public_keys(session: Session, enterprise_ids: Iterable[int]) -> dict[int, list[str]]:

@@ -113,13 +113,18 @@ def get_user(session: Session, user_id: int) -> User:
     return session.get_one(User, user_id)
 
 
+_NAMES = sa.select(User.id, User.name, User.name_en).where(
+    User.id.in_(sa.bindparam("wanted", expanding=True)), User.name != ""
+)
+
+
 def names_of(session: Session, user_ids: Iterable[int | None]) -> dict[int, PersonName]:
     """Names for histories and lists, in one query; ids that are None, unknown or of erased people are left out."""
     wanted = {user_id for user_id in user_ids if user_id is not None}
     if not wanted:
         return {}
-    rows = session.execute(sa.select(User.id, User.name, User.name_en).where(User.id.in_(wanted), User.name != ""))
-    return {row.id: PersonName(*row) for row in rows}
+    rows = session.connection().execute(_NAMES, {"wanted": list(wanted)}).all()
+    return {id: PersonName(id, name, name_en) for id, name, name_en in rows}
 
 
 def history_with_names(
