@@ -176,11 +176,11 @@ def test_who_decides_on_a_booking_sees_whom_it_passes_and_the_same_figures(
     wait_behind(cast, policy, [NOW + HOUR, NOW + 3 * HOUR, NOW + 11 * HOUR, NOW + 300 * HOUR])
     flexible = cast.submit(cast.flexible(gpus=32, hours=100), policy.bookings)
     shown = words(zhou.get(f"/bookings/{flexible}"))
-    assert "3 bookings that wait are expected to start after it, for 12 cards. It is of one company." in shown
+    assert "3 bookings that wait are expected to start after it, for 12 cards. One company is concerned." in shown
     assert "H800 cards in use" in shown and "Jain; 1 is perfectly even 0.90" in shown
     fixed = cast.submit(cast.fixed(gpus=16, start_in=10, hours=160), policy.bookings)
     shown = words(zhou.get(f"/bookings/{fixed}"))
-    assert "1 booking that waits is expected to start in this window, for 4 cards. It is of one company." in shown
+    assert "1 booking that waits is expected to start in this window, for 4 cards. One company is concerned." in shown
     # those who asked see nothing of others
     own = words(sign_in(app, cast.users["chen"], language="en").get(f"/bookings/{flexible}"))
     assert "expected to start after it" not in own and "Fairness index" not in own
