@@ -12,6 +12,7 @@ from flask.typing import ResponseReturnValue
 from .. import clock, guard, language, paging
 from ..access import Permission
 from ..bookings import queue as queues
+from ..desk import impact
 from ..enterprises import queries as enterprises
 from ..files import queries as files
 from ..forms import Required, TypedField, show
@@ -563,19 +564,30 @@ def _decide_change_page(change_id: int, form: AnswerForm) -> ResponseReturnValue
     by = actor()
     change = queries.get_change(read(), change_id, by)
     row = queries.get_row(read(), change.allocation_id, by)
-    history = list_history(read(), CHANGE_LIFE, change_id)
+    people = [change.requested_by, change.first_by, change.decided_by]
+    history, names = history_with_names(read(), CHANGE_LIFE, change_id, people)
     left = programmes.hours(read(), [row.programme.id])[row.programme.id]
+    decides = change.kind is ChangeKind.SUPPLEMENT and change.decided_at is None and by.may(Permission.CHANGE_APPROVE)
     return show(
         "allocations/change_page.html",
         form,
+        impact=_impact(row.allocation, change) if decides else None,
         change=change,
         row=row,
         history=history,
-        names=names_of(read(), [change.requested_by, change.first_by, change.decided_by, *(e.by_id for e in history)]),
+        names=names,
         kinds=CHANGE_NAMES,
         left=left,
         deciders=2 if changes.two_decide(read(), row.allocation, change) else 1,
     )
+
+
+def _impact(allocation: Allocation, change: AllocationChange) -> impact.Impact | None:
+    """More hours, used evenly from now on."""
+    today = clock.day_of(now())
+    days, _picture = impact.load(read(), allocation.pool_id, today)
+    left = (allocation.ends_on - max(today, allocation.starts_on)).days + 1
+    return impact.reckon(days, allocation.enterprise_id, change.gpu_seconds or 0, left)
 
 
 @allocation_changes.post("/changes/<int:change_id>/approve", endpoint="approve")

@@ -159,27 +159,19 @@ class Touched:
 
 
 def behind(session: Session, booking: Booking, expected: Range | None) -> Touched:
-    """Who waits and is expected to start after this one; of a window: to run in it. As last worked out; one query."""
-    if booking.starts_at is None or booking.ends_at is None:
-        touched = sa.false() if expected is None else Standing.expected_at > expected.p50_at
-        rows = _waiting(session, booking, touched)
-    else:
-        rows = [
-            row
-            for row in _waiting(session, booking, Standing.expected_at < booking.ends_at)
-            if row[3] is not None and row[3] + dt.timedelta(seconds=row[2]) > booking.starts_at
-        ]
-    return Touched(len(rows), len({row[0] for row in rows}), sum(row[1] for row in rows))
-
-
-def _waiting(
-    session: Session, booking: Booking, touched: sa.ColumnElement[bool]
-) -> Sequence[sa.Row[int, int, int, dt.datetime | None]]:
-    return session.execute(
-        sa.select(Booking.enterprise_id, Booking.gpus, Booking.longest_seconds, Standing.expected_at)
-        .join(Standing, Standing.booking_id == Booking.id)
+    """Who waits and is expected to start after this one; of a window: to start in it. As last worked out; one query."""
+    touched: sa.ColumnElement[bool] = sa.false()
+    if booking.starts_at is not None:
+        touched = Standing.expected_at.between(booking.starts_at, booking.ends_at)
+    elif expected is not None:
+        touched = Standing.expected_at > expected.p50_at
+    row = session.execute(
+        sa.select(sa.func.count(), sa.func.count(Booking.enterprise_id.distinct()), sa.func.sum(Booking.gpus))
+        .select_from(Standing)
+        .join(Booking, Booking.id == Standing.booking_id)
         .where(Standing.pool_id == booking.pool_id, Standing.place.is_not(None), Booking.id != booking.id, touched)
-    ).all()
+    ).one()
+    return Touched(row[0], row[1], int(row[2] or 0))
 
 
 def of_booking(session: Session, booking: Booking, now: dt.datetime) -> Impact | None:

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.orm import Session
 
-from compute_portal import clock
-from compute_portal.allocations import requests
+from compute_portal import clock, units
+from compute_portal.allocations import changes, requests
+from compute_portal.allocations.changes import Wish
+from compute_portal.allocations.states import ChangeKind
 from compute_portal.bookings.models import Booking, QueueDay, QueuePicture, Standing
 from compute_portal.commons.models import PoolDay
 from compute_portal.desk import impact
@@ -20,7 +22,7 @@ from compute_portal.policy import Policy
 from compute_portal.sentences import Sentence
 from tests.cast import HOUR, NOW, Cast
 from tests.compute_portal.review import house as review
-from tests.web import make_app, post, set_now, sign_in, words
+from tests.web import Queries, make_app, post, set_now, sign_in, words
 
 FULL = 32 * 86_400  # what the cast's pool gives in a day
 ME, ANOTHER, THIRD = 1, 2, 3
@@ -137,6 +139,18 @@ def test_who_reviews_a_request_sees_pool_queue_and_fairness_before_and_after(app
     assert "8 cards for a day would start by today 15:00." in shown
 
 
+def test_who_decides_on_more_hours_for_an_allocation_sees_the_same(app: Flask, cast: Cast) -> None:
+    wish = Wish(ChangeKind.SUPPLEMENT, "第二阶段", gpu_seconds=units.gpu_seconds(1_000))
+    change = cast.database.transaction(lambda s: changes.request(s, cast.allocation, wish, by=cast.manager, now=NOW).id)
+    zhou = sign_in(app, cast.users["zhou"], language="en")
+    zhou.get("/start")  # which reads the announcements that all pages show
+    with Queries(cast.database) as queries:
+        shown = words(zhou.get(f"/changes/{change}"))
+    assert len(queries) <= 10
+    assert "H800 cards in use by the last 2 days; after, with this spread evenly 85.0% 87.1%" in shown
+    assert "Fairness index" not in words(sign_in(app, cast.users["lin"], language="en").get(f"/changes/{change}"))
+
+
 def wait_behind(cast: Cast, policy: Policy, expected: list[dt.datetime]) -> None:
     """Bookings of Luyu that wait, with an hour each from these instants on."""
 
@@ -162,11 +176,11 @@ def test_who_decides_on_a_booking_sees_whom_it_passes_and_the_same_figures(
     wait_behind(cast, policy, [NOW + HOUR, NOW + 3 * HOUR, NOW + 11 * HOUR, NOW + 300 * HOUR])
     flexible = cast.submit(cast.flexible(gpus=32, hours=100), policy.bookings)
     shown = words(zhou.get(f"/bookings/{flexible}"))
-    assert "3 bookings that wait are expected to start after it, for 12 cards. It is of one company." in shown
+    assert "3 bookings that wait are expected to start after it, for 12 cards. One company is concerned." in shown
     assert "H800 cards in use" in shown and "Jain; 1 is perfectly even 0.90" in shown
     fixed = cast.submit(cast.fixed(gpus=16, start_in=10, hours=160), policy.bookings)
     shown = words(zhou.get(f"/bookings/{fixed}"))
-    assert "1 booking that waits is expected to run in this window, for 4 cards. It is of one company." in shown
+    assert "1 booking that waits is expected to start in this window, for 4 cards. One company is concerned." in shown
     # those who asked see nothing of others
     own = words(sign_in(app, cast.users["chen"], language="en").get(f"/bookings/{flexible}"))
     assert "expected to start after it" not in own and "Fairness index" not in own
