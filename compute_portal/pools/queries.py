@@ -169,7 +169,7 @@ def capacity(session: Session, pool_ids: Iterable[int]) -> dict[int, int]:
 _O, _N, _M = (cast(sa.Table, model.__table__).c for model in (Occupancy, Node, Maintenance))
 
 
-def _epoch(instant: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+def epoch(instant: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
     """As a Unix second, reckoned by the store: a plan reads hundreds of these."""
     return sa.cast(sa.extract("epoch", instant), sa.BigInteger)
 
@@ -181,8 +181,8 @@ def _occupied(
     return sa.select(
         _O.node_id,
         _O.gpu_mask,
-        _epoch(_O.starts_at),
-        _epoch(_O.ends_at),
+        epoch(_O.starts_at),
+        epoch(_O.ends_at),
         _O.fixed,
         sa.literal_column(f"{released:d}"),
         stuck,
@@ -193,7 +193,7 @@ def _occupied(
 _K = cast(sa.Table, OptionPlace.__table__).c
 # What is kept for the wait-list is taken like a fixed booking, until its row goes.
 _KEPT = sa.select(
-    _K.node_id, _K.gpu_mask, _epoch(_K.starts_at), _epoch(_K.ends_at), sa.true(), sa.literal_column("1"),
+    _K.node_id, _K.gpu_mask, epoch(_K.starts_at), epoch(_K.ends_at), sa.true(), sa.literal_column("1"),
     sa.literal_column("0"),
 ).where(_K.pool_id == sa.bindparam("pool"))  # fmt: skip
 # Two short walks over indexes instead of an OR that reads the pool's whole past. The second finds something only when

@@ -35,6 +35,7 @@ from compute_portal.pools import queries as pool_queries
 from compute_portal.pools import service as pools
 from compute_portal.pools.availability import FOREVER, Availability, Placement
 from compute_portal.pools.models import Limit, Node, NodeInterval, Occupancy, Pool
+from compute_portal.pools.queries import epoch
 from compute_portal.pools.states import BookingUnit, NodeState
 from compute_portal.programmes.models import EnterpriseShare, Programme
 from compute_portal.sentences import Sentence
@@ -110,9 +111,10 @@ LEAVES = (
 UNMETERED = (
     sa.select(
         ATTEMPTS.key, BOOKINGS.allocation_id, BOOKINGS.gpus,
-        sa.func.coalesce(ATTEMPTS.metered_until_at, ATTEMPTS.granted_at), ATTEMPTS.until_at, ATTEMPTS.ended_at,
+        epoch(sa.func.coalesce(ATTEMPTS.metered_until_at, ATTEMPTS.granted_at)), epoch(ATTEMPTS.until_at),
+        epoch(ATTEMPTS.ended_at),
         sa.case((sa.and_(BOOKINGS.kind == BookingKind.FIXED, ATTEMPTS.outcome == AttemptOutcome.ENDED),
-                 BOOKINGS.ends_at)),
+                 epoch(BOOKINGS.ends_at))),
     )
     .join(Booking.__table__, BOOKINGS.id == ATTEMPTS.booking_id)
     .where(
@@ -867,8 +869,7 @@ def _unmetered(session: Reader, pool_id: int) -> dict[str, _Use]:
     for key, allocation_id, gpus, since, until, ended_at, window_end in session.execute(UNMETERED, {"pool": pool_id}):
         # The whole window of a fixed booking counts, used or not, as its hours pass; only a failure ends it early.
         end = until if ended_at is None else window_end or ended_at
-        last = FOREVER if end is None else int(end.timestamp())
-        uses[key] = _Use(allocation_id, gpus, int(since.timestamp()), last)
+        uses[key] = _Use(allocation_id, gpus, since, FOREVER if end is None else end)
     return uses
 
 

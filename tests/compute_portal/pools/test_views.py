@@ -483,10 +483,10 @@ BAD_CAPS = [
 ]
 
 
-@pytest.mark.parametrize("step", ["check", "cap"])
-def test_a_wrong_cap_is_refused_at_its_field(app: Flask, cast: Cast, step: str) -> None:
+def test_a_wrong_cap_is_refused_at_its_field(app: Flask, cast: Cast) -> None:
     client = sign_in(app, cast.users["zhou"], language="en")
-    for field, typed, sentence in BAD_CAPS:
+    for number, (field, typed, sentence) in enumerate(BAD_CAPS):
+        step = ("check", "cap")[number % 2]
         answer = post(client, f"/pools/{cast.pool}/power", cap(**{field: typed, "step": step}))
         assert answer.status_code == 422, (field, typed)
         assert sentence in words_at(answer.text, field), (field, typed)
