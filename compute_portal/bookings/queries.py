@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -272,6 +273,7 @@ class ChosenPool(NamedTuple):
     gpus_per_node: int
     booking_unit: BookingUnit
     tflops_fp16_dense: int
+    watts: int
 
 
 class ChosenEnterprise(NamedTuple):
@@ -330,13 +332,16 @@ def list_choices(session: Session, by: Actor, now: dt.datetime) -> list[Choice]:
     if not sees_all(by):
         asked["enterprise_id"] = by.enterprise_id
     rows = session.connection().execute(_CHOICES if sees_all(by) else _CHOICES_OF_ONE, asked)
-    return [
-        Choice(
-            ChosenAllocation(*row[:3]), ChosenProgramme(*row[3:7]), ChosenPool(*row[7:13]),
-            ChosenEnterprise(*row[13:16]), row[16], row[17],
-        )
-        for row in rows
-    ]  # fmt: skip
+    return [_choice(iter(row)) for row in rows]
+
+
+def _choice(cells: Iterator[Any]) -> Choice:
+    """Each part takes as many as it has."""
+    allocation = ChosenAllocation._make(islice(cells, len(ChosenAllocation._fields)))
+    programme = ChosenProgramme._make(islice(cells, len(ChosenProgramme._fields)))
+    pool = ChosenPool._make(islice(cells, len(ChosenPool._fields)))
+    enterprise = ChosenEnterprise._make(islice(cells, len(ChosenEnterprise._fields)))
+    return Choice(allocation, programme, pool, enterprise, *cells)
 
 
 def places(attempt: Attempt) -> list[tuple[str, str]]:
