@@ -122,6 +122,26 @@ def test_an_upgrade_that_is_killed_by_the_machine_leaves_nothing(nothing: Databa
     assert tables(nothing) == set(Base.metadata.tables) | {"alembic_version"}
 
 
+def test_caps_of_power_that_were_set_before_they_had_a_history_get_one(nothing: Database) -> None:
+    schema.upgrade(nothing, "0017")
+    with nothing.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO pools (name, model, gpus_per_node, booking_unit, tflops_fp16_dense, watts, takes_scripts) "
+            "VALUES ('H800', 'H800', 8, 'gpu', 989, 700, FALSE)"
+        )
+        for lifted in ("NULL", "'2026-11-02 00:00:00'"):
+            connection.exec_driver_sql(
+                "INSERT INTO power_caps (pool_id, starts_at, ends_at, watts, pue_permille, set_at, lifted_at) "
+                "SELECT id, '2026-11-03 00:00:00', '2026-11-04 00:00:00', 1000, 1300, '2026-11-01 00:00:00', "
+                f"{lifted} FROM pools"
+            )
+    schema.upgrade(nothing)
+    with nothing.read_only() as session:
+        rows = session.execute(sa.text("SELECT subject_id, verb, before, after FROM history_entries ORDER BY id")).all()
+        assert rows == [(1, "cap", None, "set"), (2, "cap", None, "set"), (2, "lift", "set", "lifted")]
+        assert verify.run(session) == []
+
+
 def test_there_is_one_newest_migration_and_the_head_file_names_it() -> None:
     scripts = ScriptDirectory.from_config(schema._config())
     assert len(scripts.get_heads()) == 1
