@@ -146,18 +146,32 @@ def in_order(
     gate: Gate = OPEN,
 ) -> list[Waiting]:
     """Everybody in the order in which a round asks them: what is overdue at the front, unless its part is full."""
-    first: list[Waiting] = []
     weights: Weights = tree_weights(leaves) if rules.order == "fair-tree" else {}
     if rules.order == "small-first":
-        over = overuse(leaves, rules.overuse_least)
-        weights = overuse_weights(leaves, over, rules)
-        first = fair_heads(now, line, over, rules, gate)
-        asked = {one.booking_id for one in first}
-        if promised_gpus < promised_most(now, line, rules, capacity):
-            late = line.submitted_by(now - rules.promise_seconds)
-            first += [one for one in late if one.booking_id not in asked]
+        weights = overuse_weights(leaves, overuse(leaves, rules.overuse_least), rules)
+    first = in_front(now, line, rules, leaves, capacity, promised_gpus, gate)
     asked = {one.booking_id for one in first}
     return first + [one for one in line.fitting(FOREVER, weights) if one.booking_id not in asked]
+
+
+def in_front(
+    now: int,
+    line: Line,
+    rules: Rules,
+    leaves: Sequence[Leaf],
+    capacity: int,
+    promised_gpus: int,
+    gate: Gate = OPEN,
+) -> list[Waiting]:
+    """Who is asked before everybody whose size counts: fair heads, then what is overdue."""
+    if rules.order != "small-first":
+        return []
+    first = fair_heads(now, line, overuse(leaves, rules.overuse_least), rules, gate)
+    if promised_gpus < promised_most(now, line, rules, capacity):
+        asked = {one.booking_id for one in first}
+        late = line.submitted_by(now - rules.promise_seconds)
+        first += [one for one in late if one.booking_id not in asked]
+    return first
 
 
 def overuse_weights(leaves: Sequence[Leaf], over: Mapping[int, float], rules: Rules) -> Weights:

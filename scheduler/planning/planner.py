@@ -227,15 +227,17 @@ def _standings(
 
 
 def in_front(snapshot: Snapshot, line: Line, limits: Gate) -> frozenset[int]:
-    """Who is asked before everybody whose size counts: ids of fair heads and of what is overdue, before a round."""
-    rules, now = snapshot.rules, snapshot.now
-    if rules.order != "small-first":
-        return frozenset()
-    heads = decide.fair_heads(now, line, overuse(snapshot.leaves, rules.overuse_least), rules, limits)
-    first = {one.booking_id for one in heads}
-    if snapshot.promised_gpus() < decide.promised_most(now, line, rules, snapshot.availability.capacity):
-        first.update(one.booking_id for one in line.submitted_by(now - rules.promise_seconds))
-    return frozenset(first)
+    """Ids of those who are asked before everybody whose size counts, before a round."""
+    first = decide.in_front(
+        snapshot.now,
+        line,
+        snapshot.rules,
+        snapshot.leaves,
+        snapshot.availability.capacity,
+        snapshot.promised_gpus(),
+        limits,
+    )
+    return frozenset(one.booking_id for one in first)
 
 
 def _by_size(snapshot: Snapshot, order: Sequence[Waiting], front: Collection[int]) -> BySize | None:

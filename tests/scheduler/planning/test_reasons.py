@@ -123,7 +123,7 @@ def worlds(draw: st.DrawFn) -> World:
         occupied = list({row.node_id: row for row in occupied}.values())
     used = sum((row.gpu_mask & (1 << size) - 1).bit_count() for row in occupied)
     begins = st.one_of(st.just(NOW - 60), later)
-    cap = st.builds(Cap, begins, st.sampled_from([NOW + 900, FOREVER]), st.integers(used, 16))
+    cap = st.builds(Cap, begins, st.sampled_from([NOW + 1_900, NOW + 400 * DAY]), st.integers(used, 16))
     caps = draw(st.lists(cap, min_size=1, max_size=2)) if capped else []
     return World(
         nodes,
