@@ -148,10 +148,10 @@ def list_bookings(session: Session, by: Actor, *, states: frozenset[BookingState
     """Newest first: of everybody for the bureau, else of the actor's enterprise."""
     until = page * PAGE
     if sees_all(by):
-        rows = session.connection().execute(_of_everybody(states), {"until": until})
+        rows = session.connection().execute(_of_everybody(states), {"until": until}).all()
     else:
         own = {"enterprise_id": by.enterprise_id, "states": list(states), "offset": until - PAGE}
-        rows = session.connection().execute(_OF_ONE, own)
+        rows = session.connection().execute(_OF_ONE, own).all()
     return [Listed(*row) for row in rows]
 
 
@@ -329,7 +329,7 @@ def list_choices(session: Session, by: Actor, now: dt.datetime) -> list[Choice]:
     asked: dict[str, Any] = {"today": clock.day_of(now)}
     if not sees_all(by):
         asked["enterprise_id"] = by.enterprise_id
-    rows = session.connection().execute(_CHOICES if sees_all(by) else _CHOICES_OF_ONE, asked)
+    rows = session.connection().execute(_CHOICES if sees_all(by) else _CHOICES_OF_ONE, asked).all()
     return [
         Choice(
             ChosenAllocation(*row[:3]), ChosenProgramme(*row[3:7]), ChosenPool(*row[7:13]),
