@@ -329,7 +329,7 @@ def list_choices(session: Session, by: Actor, now: dt.datetime) -> list[Choice]:
     asked: dict[str, Any] = {"today": clock.day_of(now)}
     if not sees_all(by):
         asked["enterprise_id"] = by.enterprise_id
-    rows = session.connection().execute(_CHOICES if sees_all(by) else _CHOICES_OF_ONE, asked).all()
+    rows = session.connection().execute(_CHOICES if sees_all(by) else _CHOICES_OF_ONE, asked)
     return [
         Choice(
             ChosenAllocation(*row[:3]), ChosenProgramme(*row[3:7]), ChosenPool(*row[7:13]),
