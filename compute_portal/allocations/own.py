@@ -84,7 +84,7 @@ def list_usable(session: Session, enterprise_id: int, now: dt.datetime) -> list[
 
 def list_answers(session: Session, enterprise_id: int, since: dt.datetime) -> list[Own]:
     """Requests of an enterprise that are not decided, or were declined since then, the newest ten. One query."""
-    rows = session.connection().execute(_ANSWERS, {"enterprise_id": enterprise_id, "since": since})
+    rows = session.connection().execute(_ANSWERS, {"enterprise_id": enterprise_id, "since": since}).all()
     return [Own(*row, Balance()) for row in rows]
 
 
@@ -118,5 +118,5 @@ _DUE_REPORTS = (
 
 def list_reports_due(session: Session, enterprise_id: int, until: dt.date) -> list[DueReport]:
     """Reports that the enterprise has to hand in by that day or should have, what is due first on top."""
-    rows = session.connection().execute(_DUE_REPORTS, {"enterprise_id": enterprise_id, "until": until})
+    rows = session.connection().execute(_DUE_REPORTS, {"enterprise_id": enterprise_id, "until": until}).all()
     return [DueReport(*row) for row in rows]

@@ -149,10 +149,10 @@ def list_bookings(session: Session, by: Actor, *, states: frozenset[BookingState
     """Newest first: of everybody for the bureau, else of the actor's enterprise."""
     until = page * PAGE
     if sees_all(by):
-        rows = session.connection().execute(_of_everybody(states), {"until": until})
+        rows = session.connection().execute(_of_everybody(states), {"until": until}).all()
     else:
         own = {"enterprise_id": by.enterprise_id, "states": list(states), "offset": until - PAGE}
-        rows = session.connection().execute(_OF_ONE, own)
+        rows = session.connection().execute(_OF_ONE, own).all()
     return [Listed(*row) for row in rows]
 
 

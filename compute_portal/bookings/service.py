@@ -566,7 +566,7 @@ _OWN_WINDOWS = (
 
 def own_windows(session: Session, enterprise_id: int, pool_id: int, now: dt.datetime) -> list[Window]:
     """The enterprise's fixed bookings in this pool that are not over, and what runs there by its longest run."""
-    rows = session.connection().execute(_OWN_WINDOWS, {"enterprise_id": enterprise_id, "pool_id": pool_id})
+    rows = session.connection().execute(_OWN_WINDOWS, {"enterprise_id": enterprise_id, "pool_id": pool_id}).all()
     return [
         Window(starts_at or now, ends_at or until_at or now, gpus, to_come)
         for starts_at, ends_at, gpus, until_at, to_come in rows

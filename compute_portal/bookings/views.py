@@ -138,7 +138,7 @@ def _form(kind: str | None, choices: list[Choice], proposed: dict[str, Any] | No
     asked = MultiDict({name: request.args[name] for name in IN_ADDRESS if name in request.args})
     form = FORMS[known](formdata=asked, data=proposed) if proposed else FORMS[known]()
     form.kind.data = known.value
-    form.allocation_id.choices = [(choice.allocation.id, _label(choice)) for choice in choices]
+    form.allocation_id.choices = _labels(choices)
     if proposed and form.allocation_id.data not in [choice.allocation.id for choice in choices]:
         form.allocation_id.data = proposed["allocation_id"]
     if proposed and isinstance(form, FixedForm) and "ends_at" not in asked and form.starts_at.data:
@@ -146,13 +146,21 @@ def _form(kind: str | None, choices: list[Choice], proposed: dict[str, Any] | No
     return form
 
 
-def _label(choice: Choice) -> str:
-    programme = choice.programme
-    return gettext(language(), N_("%(programme)s · %(pool)s · %(hours)s GPU-hours left")) % {
-        "programme": (language() == "en" and programme.name_en) or programme.name,
-        "pool": choice.pool.name,
-        "hours": hours(choice.available, language()),
-    }
+def _labels(choices: list[Choice]) -> list[tuple[int, str]]:
+    said = language()
+    words = gettext(said, N_("%(programme)s · %(pool)s · %(hours)s GPU-hours left"))
+    return [
+        (
+            choice.allocation.id,
+            words
+            % {
+                "programme": (said == "en" and choice.programme.name_en) or choice.programme.name,
+                "pool": choice.pool.name,
+                "hours": hours(choice.available, said),
+            },
+        )
+        for choice in choices
+    ]
 
 
 def _quote(asked: BookingRequest) -> Quote:

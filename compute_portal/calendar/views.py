@@ -235,15 +235,17 @@ def keep() -> ResponseReturnValue:
 
 
 def _labels(choices: list[Choice]) -> list[tuple[int, str]]:
+    said = language()
+    words = gettext(said, N_("%(programme)s · %(pool)s · %(hours)s GPU-hours left"))
     return [
         (
             choice.allocation.id,
-            _(
-                "%(programme)s · %(pool)s · %(hours)s GPU-hours left",
-                programme=(language() == "en" and choice.programme.name_en) or choice.programme.name,
-                pool=choice.pool.name,
-                hours=hours_text(choice.available, language()),
-            ),
+            words
+            % {
+                "programme": (said == "en" and choice.programme.name_en) or choice.programme.name,
+                "pool": choice.pool.name,
+                "hours": hours_text(choice.available, said),
+            },
         )
         for choice in choices
     ]

@@ -157,7 +157,7 @@ _USE_BY_DAY = (
 
 def use_by_day(session: Session, first_on: dt.date, last_on: dt.date) -> dict[dt.date, Use]:
     """Of all pools together, both days included."""
-    rows = session.connection().execute(_USE_BY_DAY, {"first_on": first_on, "last_on": last_on})
+    rows = session.connection().execute(_USE_BY_DAY, {"first_on": first_on, "last_on": last_on}).all()
     return {day: Use(*(int(each) for each in sums)) for day, *sums in rows}
 
 
@@ -184,4 +184,4 @@ _HOURS = (
 
 def hours_since(session: Session, since: dt.datetime) -> list[Any]:
     """(pool, instant, available and allocated GPU-seconds, bookings and GPUs that waited), in order of time."""
-    return list(session.connection().execute(_HOURS, {"since": since}))
+    return list(session.connection().execute(_HOURS, {"since": since}).all())

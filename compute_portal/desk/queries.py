@@ -153,7 +153,7 @@ _RECENT = (
 def _mine(session: Session, enterprise_id: int, now: dt.datetime) -> list[Listed]:
     """What runs, what comes, and what ended in the last week, in this order."""
     asked = {"enterprise_id": enterprise_id, "since": now - LOOKING_BACK}
-    return [Listed(*row) for row in session.connection().execute(_RECENT, asked)]
+    return [Listed(*row) for row in session.connection().execute(_RECENT, asked).all()]
 
 
 def _claims_to_confirm(session: Session, enterprise_id: int) -> list[Claim]:

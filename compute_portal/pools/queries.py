@@ -93,7 +93,7 @@ def price_books(session: Reader, pool_ids: Iterable[int]) -> dict[int, PriceBook
     weights: dict[int, list[Weight]] = {id: [] for id in ids}
     for pool_id, kind, id, from_on, until_on, price, first, second, third, text in session.execute(
         _BOOKS, {"pools": ids}
-    ):
+    ).all():
         if kind == 0:
             tariffs[pool_id].append(ListPrice(id, from_on, until_on, first, second, price, third))
         elif kind == 1:
@@ -246,7 +246,7 @@ def load_availability(session: Reader, pool: _OfPool, now: dt.datetime) -> Avail
     """Who occupies which GPUs of the pool from `now` on: bookings, nodes not up, maintenance; and caps of power."""
     second = int(now.timestamp())
     nodes = session.execute(_NODES, {"pool": pool.id}).all()
-    occupied = session.execute(_OCCUPIED, {"pool": pool.id, "now": now})
+    occupied = session.execute(_OCCUPIED, {"pool": pool.id, "now": now}).all()
     rows = [
         (node_id, mask, start, _taken_until(end, released, stuck, second), fixed)
         for node_id, mask, start, end, fixed, released, stuck in occupied
@@ -275,7 +275,7 @@ def load_grid(
         (node_id, mask, start, _taken_until(end, released, stuck, second), fixed, _whose(whose, mine))
         for node_id, mask, start, end, fixed, released, stuck, whose in session.execute(
             _WHOSE, {"pool": pool.id, "now": now}
-        )
+        ).all()
     ]
     closed, caps = _windows(session, pool, now)
     closed += [(id, second, FOREVER) for id, _gpus, state in nodes if state is not NodeState.UP]
@@ -297,7 +297,9 @@ def _windows(session: Reader, pool: _OfPool, now: dt.datetime) -> tuple[list[_Sp
     """Nodes closed for a time as (node id, from, until), and caps of power as (from, until, GPUs)."""
     closed: list[_Span] = []
     caps: list[_Span] = []
-    for node_ids, starts_at, ends_at, watts, pue, of_a_gpu in session.execute(_WINDOWS, {"pool": pool.id, "now": now}):
+    for node_ids, starts_at, ends_at, watts, pue, of_a_gpu in session.execute(
+        _WINDOWS, {"pool": pool.id, "now": now}
+    ).all():
         span = int(starts_at.timestamp()), int(ends_at.timestamp())
         if node_ids is None:
             caps.append((*span, gpus_for(watts, of_a_gpu, pue)))

@@ -140,7 +140,7 @@ def sums(session: Session, which: Which, by: Actor) -> Sums:
     asked = _of_month(which, by)
     by_day: dict[dt.date, int] = {}
     by_pool: dict[tuple[int, str], int] = {}
-    for day, pool_id, name, seconds in session.connection().execute(_sums(frozenset(asked)), asked):
+    for day, pool_id, name, seconds in session.connection().execute(_sums(frozenset(asked)), asked).all():
         by_day[day] = by_day.get(day, 0) + int(seconds)
         by_pool[pool_id, name] = by_pool.get((pool_id, name), 0) + int(seconds)
     pools = sorted(((id, name, seconds) for (id, name), seconds in by_pool.items()), key=lambda row: -row[2])
@@ -161,7 +161,7 @@ def _sums_by_member(names: frozenset[str]) -> sa.Select[*tuple[Any, ...]]:
 def sums_by_member(session: Session, which: Which, by: Actor) -> list[tuple[PersonName | None, int]]:
     """GPU-seconds of each person of an enterprise in a month, most first; None is what nobody submitted."""
     asked = _of_month(which, by)
-    rows = session.connection().execute(_sums_by_member(frozenset(asked)), asked)
+    rows = session.connection().execute(_sums_by_member(frozenset(asked)), asked).all()
     return [
         (None if user_id is None else PersonName(user_id, name, name_en), int(seconds))
         for user_id, name, name_en, seconds in rows

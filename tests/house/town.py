@@ -578,8 +578,9 @@ def _many_bookings(session: Session, cast: Cast, booked_from: list[tuple[int, in
                 "booking_id": id, "number": 1, "key": f"booking-{id}-1", "written_at": NOW - 9 * HOUR,
                 "handed_over_at": NOW - 9 * HOUR, "granted_at": NOW - 8 * HOUR, "metered_until_at": NOW,
                 "nodes": [{"node": "h800-n001", "gpus": [0, 1]}], "placed_at": NOW - 8 * HOUR,
+                "metered_whole": state in ("finished", "settled"),
             }
-            for id in booked
+            for id, state in zip(booked, states, strict=True)
         ],
     )  # fmt: skip
     rows = list(zip(booked, tried, booked_from, strict=True))
