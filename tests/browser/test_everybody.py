@@ -26,6 +26,8 @@ from compute_portal.signin.models import User
 from tests.browser.house import House
 from tests.browser.visitor import NARROW, SIDEWAYS, WIDE
 from tests.cast import NOW, Cast
+from tests.compute_portal.desk.test_impact import record
+from tests.compute_portal.review import house as review
 from tests.house.test_access import ROWS, SHARED, address, routes
 from tests.house.town import PERSON_OF, Town, build
 
@@ -81,6 +83,17 @@ def pages(app: Flask, town: Town) -> Iterator[tuple[str | None, str]]:
             yield person, where + variant
 
 
+def decisions(cast: Cast, policy: Policy) -> list[tuple[str | None, str]]:
+    """What waits for an operator, with its effects, and what a company reads before it asks: the town has decided all
+    of its own."""
+    record(cast)
+    request = review.ask(cast, by=cast.manager)
+    flexible = cast.submit(cast.flexible(gpus=32, hours=100), policy.bookings)
+    fixed = cast.submit(cast.fixed(gpus=16, start_in=30, hours=160), policy.bookings)
+    addresses = (f"/reviews/{request}", f"/bookings/{flexible}", f"/bookings/{fixed}")
+    return [*(("zhou", address) for address in addresses), ("lin", "/allocations/request")]
+
+
 def look(context: BrowserContext, house: House, where: str, way: Way) -> Iterator[str]:
     """What is wrong with one page, one line each."""
     page = context.pages[0]
@@ -118,7 +131,7 @@ def test_axe_finds_nothing_on_any_page_and_none_scrolls_sideways_on_a_phone(
     with House(cast.database, None, tmp_path).served_here() as house:  # type: ignore[arg-type]
         house.move_to(NOW)
         assert house.app is not None
-        every = list(pages(house.app, town))
+        every = [*pages(house.app, town), *decisions(cast, policy)]
         assert len(every) > 90, "the walk finds hardly any page"
         half = every[cast.database.is_postgresql :: 2]
         for number, way in enumerate(ALL if everything else FOUR):
