@@ -79,7 +79,9 @@ def cpu_of(process: psutil.Process) -> float:
 
 
 def get(page: str, cookie: str) -> Iterator[bytes]:
-    return cycle([f"GET {page} HTTP/1.1\r\nHost: portal.test\r\nCookie: {cookie}\r\n\r\n".encode()])
+    return cycle(
+        [f"GET {page} HTTP/1.1\r\nHost: portal.test\r\nConnection: close\r\nCookie: {cookie}\r\n\r\n".encode()]
+    )
 
 
 def bookings(app_cookie: str, form_cookie: str, values: dict[str, str]) -> Iterator[bytes]:
@@ -87,7 +89,8 @@ def bookings(app_cookie: str, form_cookie: str, values: dict[str, str]) -> Itera
     while True:
         body = urlencode(values | {"form_key": secrets.token_urlsafe(24)})
         yield (
-            f"POST /bookings/new HTTP/1.1\r\nHost: portal.test\r\nCookie: {app_cookie}; {form_cookie}\r\n"
+            "POST /bookings/new HTTP/1.1\r\nHost: portal.test\r\nConnection: close\r\n"
+            f"Cookie: {app_cookie}; {form_cookie}\r\n"
             f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(body)}\r\n\r\n{body}"
         ).encode()
 
