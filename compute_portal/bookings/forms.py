@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from typing import Any
 
 from wtforms import HiddenField
@@ -20,7 +21,7 @@ from ..forms import (
     Required,
     TextField,
 )
-from ..language import N_
+from ..language import N_, Language, gettext, hours
 from ..sentences import Sentence
 from .queries import Choice
 from .service import BookingRequest
@@ -184,3 +185,20 @@ def _values(asked: BookingRequest) -> str:
     instants = (asked.starts_at, asked.ends_at, asked.not_before_at)
     parts = [asked.kind, asked.allocation_id, asked.gpus, asked.longest_seconds or ""]
     return "|".join(str(part) for part in [*parts, *("" if at is None else int(at.timestamp()) for at in instants)])
+
+
+def choices_in(said: Language, choices: Iterable[Choice]) -> list[tuple[int, str]]:
+    """Allocations as a form lists them, in the reader's language."""
+    words = gettext(said, N_("%(programme)s · %(pool)s · %(hours)s GPU-hours left"))
+    return [
+        (
+            choice.allocation.id,
+            words
+            % {
+                "programme": (said == "en" and choice.programme.name_en) or choice.programme.name,
+                "pool": choice.pool.name,
+                "hours": hours(choice.available, said),
+            },
+        )
+        for choice in choices
+    ]

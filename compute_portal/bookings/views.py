@@ -17,7 +17,7 @@ from ..desk import impact
 from ..enterprises.states import SizeClass
 from ..forms import a_form_key, show
 from ..guard import actor, allows, language, now, one_time, portal, read, signed_in, tell
-from ..language import N_, gettext, hours, typed
+from ..language import N_, gettext, typed
 from ..lifecycle import list_history
 from ..paging import page_of
 from ..pools import queries as pool_queries
@@ -26,7 +26,18 @@ from ..sentences import Refusal, Sentence
 from ..signin import queries as people
 from . import extending, fees, offers, queries, service, waiting
 from . import queue as queues
-from .forms import FORMS, PROPOSED_SECONDS, BookingForm, DeclineForm, ExtendForm, FixedForm, SizeForm, TakeForm, propose
+from .forms import (
+    FORMS,
+    PROPOSED_SECONDS,
+    BookingForm,
+    DeclineForm,
+    ExtendForm,
+    FixedForm,
+    SizeForm,
+    TakeForm,
+    choices_in,
+    propose,
+)
 from .models import Booking
 from .queries import Choice
 from .service import BookingRequest, Quote
@@ -138,29 +149,12 @@ def _form(kind: str | None, choices: list[Choice], proposed: dict[str, Any] | No
     asked = MultiDict({name: request.args[name] for name in IN_ADDRESS if name in request.args})
     form = FORMS[known](formdata=asked, data=proposed) if proposed else FORMS[known]()
     form.kind.data = known.value
-    form.allocation_id.choices = _labels(choices)
+    form.allocation_id.choices = choices_in(language(), choices)
     if proposed and form.allocation_id.data not in [choice.allocation.id for choice in choices]:
         form.allocation_id.data = proposed["allocation_id"]
     if proposed and isinstance(form, FixedForm) and "ends_at" not in asked and form.starts_at.data:
         form.ends_at.data = form.starts_at.data + dt.timedelta(seconds=proposed["longest"])
     return form
-
-
-def _labels(choices: list[Choice]) -> list[tuple[int, str]]:
-    said = language()
-    words = gettext(said, N_("%(programme)s · %(pool)s · %(hours)s GPU-hours left"))
-    return [
-        (
-            choice.allocation.id,
-            words
-            % {
-                "programme": (said == "en" and choice.programme.name_en) or choice.programme.name,
-                "pool": choice.pool.name,
-                "hours": hours(choice.available, said),
-            },
-        )
-        for choice in choices
-    ]
 
 
 def _quote(asked: BookingRequest) -> Quote:

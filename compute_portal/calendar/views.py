@@ -14,13 +14,13 @@ from ..access import Permission
 from ..bookings import offers as finding
 from ..bookings import queries as bookings
 from ..bookings import waiting
+from ..bookings.forms import choices_in
 from ..bookings.offers import Offers
 from ..bookings.queries import Choice
 from ..forms import a_form_key, show
 from ..guard import _, actor, allows, language, now, one_time, portal, read
 from ..language import N_, gettext
 from ..language import day as day_text
-from ..language import hours as hours_text
 from ..pools import queries as pools
 from ..pools.availability import gpus_for
 from ..pools.models import Pool, PowerCap
@@ -216,7 +216,7 @@ def keep() -> ResponseReturnValue:
     if not choices:
         raise Refusal(Sentence("allocation-not-active"))
     form = WishForm()
-    form.allocation_id.choices = _labels(choices)
+    form.allocation_id.choices = choices_in(language(), choices)
     if not form.validate() or form.starts_at.data is None:
         return _offers_page(form, choices)
     asked = form.request_for(_("%(gpus)s cards for %(hours)s hours", gpus=form.gpus.data, hours=form.longest.typed))
@@ -234,26 +234,9 @@ def keep() -> ResponseReturnValue:
     return redirect(address)
 
 
-def _labels(choices: list[Choice]) -> list[tuple[int, str]]:
-    said = language()
-    words = gettext(said, N_("%(programme)s · %(pool)s · %(hours)s GPU-hours left"))
-    return [
-        (
-            choice.allocation.id,
-            words
-            % {
-                "programme": (said == "en" and choice.programme.name_en) or choice.programme.name,
-                "pool": choice.pool.name,
-                "hours": hours_text(choice.available, said),
-            },
-        )
-        for choice in choices
-    ]
-
-
 def _offers_page(form: WishForm, choices: list[Choice]) -> ResponseReturnValue:
     """The wish and what fits it now. A wish that cannot be read, or that a rule refuses, has no offers."""
-    form.allocation_id.choices = _labels(choices)
+    form.allocation_id.choices = choices_in(language(), choices)
     choice = next((choice for choice in choices if choice.allocation.id == form.allocation_id.data), choices[0])
     found: Offers | None = None
     policy = portal().policy.bookings
