@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -459,10 +460,10 @@ def ask(cast: Cast, many: int) -> None:
     cast.database.transaction(lambda session: _insert(session, Allocation, rows))
 
 
-def grow(cast: Cast, many: int, each: int = 3) -> dict[str, int]:
+def grow(cast: Cast, many: int, each: int = 3, states: Sequence[str] | None = None) -> dict[str, int]:
     """`many` enterprises with all that pages list, `each` with so many bookings, and as much again for Yusheng alone.
 
-    Returns ids of rows to open.
+    `states`: of the bookings in turn. Returns ids of rows to open.
 
     Plain inserts, one per table, for counting queries only: the ledger of this town does not add up.
     """
@@ -475,7 +476,7 @@ def grow(cast: Cast, many: int, each: int = 3) -> dict[str, int]:
         booked_from = [(allocations[0], cast.yusheng)] * many + [
             (allocation, firm) for allocation, firm in zip(allocations[30:], firms, strict=True) for _ in range(each)
         ]
-        _many_bookings(session, cast, booked_from, allocations[0])
+        _many_bookings(session, cast, booked_from, allocations[0], states or STATES)
         ids.update(_rows_to_open(session, cast.yusheng), allocation_id=allocations[0])
 
     cast.database.transaction(work)
@@ -550,11 +551,13 @@ def _many_allocations(session: Session, cast: Cast, holders: list[int]) -> list[
     return active
 
 
-def _many_bookings(session: Session, cast: Cast, booked_from: list[tuple[int, int]], rich: int) -> None:
+def _many_bookings(
+    session: Session, cast: Cast, booked_from: list[tuple[int, int]], rich: int, in_turn: Sequence[str]
+) -> None:
     """For each (allocation, enterprise) a booking with attempt, usage, charge, ledger entry, line and history."""
     tariff = session.scalars(sa.select(Tariff.id)).one()
     day, month, last = clock.day_of(NOW), clock.month_of(NOW), clock.previous_month(clock.month_of(NOW))
-    states = [STATES[n % len(STATES)] for n in range(len(booked_from))]
+    states = [in_turn[n % len(in_turn)] for n in range(len(booked_from))]
     booked = _insert(
         session,
         Booking,
