@@ -114,7 +114,9 @@ def test_pages_under_load_beside_a_bare_flask_page(database: Database, policy: P
     cast = town.cast
     grow(cast, enterprises, each=max(3, (many - enterprises) // enterprises), states=A_HUNDRED)
     with database.engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("ANALYZE")
+        connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql(
+            "VACUUM ANALYZE"
+        )  # as autovacuum does
     app = make_app(database, policy)
     set_now(app, NOW)
     clients = {role: sign_in(app, cast.users[person], language="en") for role, person in PERSON_OF.items()}
