@@ -83,7 +83,7 @@ def _simulate(options: argparse.Namespace, policy: Policy) -> int:
     booked = read_bookings(options.bookings) if options.bookings else []
     if not jobs:
         raise SimulationError(f"{options.trace}: no job in it")
-    if any(job.enterprise == FIXED for job in jobs):
+    if booked and any(job.enterprise == FIXED for job in jobs):
         raise SimulationError(
             f"{options.trace}: an enterprise is called {FIXED!r}, as the one that books fixed hours is"
         )

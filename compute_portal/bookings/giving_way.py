@@ -3,8 +3,9 @@
 A node fails. Shortly before the hours of a fixed booking on it begin, the booking is moved to free cards. Where there
 are none, flexible bookings give way, which is the engine's (it knows what runs). Where that is not enough either, fixed
 bookings that were confirmed later and have not started are moved, the latest first, and cancelled free of charge where
-nothing else fits. What runs on fixed hours is never touched: then the booking itself is the one that waits, and pays
-nothing for hours that it does not get.
+nothing else fits. What runs or ran on fixed hours is never touched: then the booking itself is the one that waits, and
+pays nothing for hours that it does not get. One whose node fails while it runs is the engine's, which knows until when
+it had its cards.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ..pools.models import Node, Occupancy, Pool
 from ..pools.states import NodeState
 from ..sentences import Sentence
 from . import service
-from .models import Booking
+from .models import Attempt, Booking
 from .states import BookingKind, BookingState
 
 LEAD = dt.timedelta(minutes=15)  # a node may come back; so long before the hours begin nobody waits for that any more
@@ -41,6 +42,8 @@ CONFIRMED_AT = (
     .correlate(Booking)
     .scalar_subquery()
 )
+# It had cards before: those keep their rows until access to them is taken back.
+HAD_CARDS = sa.exists().where(Attempt.booking_id == Booking.id, Attempt.placed_at.is_not(None))
 
 
 def list_stranded(session: Session, now: dt.datetime) -> list[int]:
@@ -58,6 +61,7 @@ def list_stranded(session: Session, now: dt.datetime) -> list[int]:
                 Booking.state == BookingState.CONFIRMED,
                 Booking.starts_at <= now + LEAD,
                 Booking.ends_at > now,
+                ~HAD_CARDS,
             )
             .distinct()
             .order_by(Booking.id)
@@ -147,6 +151,7 @@ def _list_later(session: Session, booking: Booking, now: dt.datetime) -> list[Bo
                 Booking.state == BookingState.CONFIRMED,
                 Booking.starts_at < last,
                 Booking.ends_at > first,
+                ~HAD_CARDS,
                 sa.tuple_(CONFIRMED_AT, Booking.id) > sa.tuple_(sa.literal(confirmed_at, UtcDateTime), booking.id),
             )
             .order_by(CONFIRMED_AT.desc(), Booking.id.desc())

@@ -591,6 +591,19 @@ def test_who_was_confirmed_first_gives_way_to_nobody(town: Town, desk: Desk) -> 
     assert town.state(id) is BookingState.CONFIRMED  # it waits for a node, and pays for nothing that it does not get
 
 
+def test_a_booking_that_lost_its_cards_while_it_ran_keeps_the_row_of_what_it_had(town: Town, desk: Desk) -> None:
+    now = town.cast.now
+    id = town.fixed(gpus=8, start_in=1, hours=4)
+    town.cycle(now + HOUR)
+    fail(desk, "h800-n001", now=now + 2 * HOUR)
+    town.cycle(now + 2 * HOUR)
+    assert town.state(id) is BookingState.CONFIRMED
+    before = [(one.node_id, one.ends_at, one.released_at) for one in town.occupancies(id)]
+    desk.pass_(now + 2 * HOUR + 10 * MINUTE)
+    assert [(one.node_id, one.ends_at, one.released_at) for one in town.occupancies(id)] == before
+    assert town.cycle(now + 2 * HOUR + 20 * MINUTE) == [id]  # the engine gives it others
+
+
 # -- maintenance ------------------------------------------------------------------------------------------------------
 
 

@@ -82,6 +82,17 @@ def test_fixed_bookings_beside_a_trace_start_on_time_and_are_charged_their_windo
         assert [row["job_id"] for row in csv.DictReader(file)] == ["a", "b", "c", "d"]
 
 
+def test_a_tenant_called_as_who_books_fixed_hours_is_refused_only_beside_fixed_bookings(
+    tmp_path: Path, policy: Policy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace, booked = tmp_path / "trace.csv", tmp_path / "bookings.csv"
+    trace.write_text(HEAD + "a,0,1,60,60,fixed,u1\n")
+    booked.write_text("booking_id,announce_s,start_s,end_s,gpus\nF1,100,7200,14400,8\n")
+    assert run([str(trace), "--bookings", str(booked)], policy) == 2
+    assert "an enterprise is called 'fixed'" in capsys.readouterr().err
+    assert run([str(trace), "--nodes", "1", "--database", f"sqlite:///{tmp_path}/new.sqlite"], policy) == 0
+
+
 def test_every_job_is_charged_exactly_and_the_database_holds(
     empty: Database, trace: Path, tmp_path: Path, policy: Policy, capsys: pytest.CaptureFixture[str]
 ) -> None:
