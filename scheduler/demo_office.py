@@ -257,11 +257,14 @@ def _budgets(office: Office, now: dt.datetime) -> None:
     with town.database.read_only() as session:
         found = balances(session, town.allocations.values())
     firm_of = {id: firm for (firm, _pool), id in town.allocations.items() if firm not in ("yusheng", "beiyu")}
-    nearly = sorted((id for id in firm_of if found[id].used), key=lambda id: _spent(found[id]), reverse=True)
+    # At some hours of the day all that a firm has left is held: it has nothing to give back then.
+    can_give = [id for id in firm_of if found[id].used and found[id].available]
+    nearly = sorted(can_give, key=lambda id: _spent(found[id]), reverse=True)
     for id, percent in zip(nearly, USED_PERCENT, strict=False):
-        too_much = found[id].awarded - found[id].used * 100 // percent
-        change = Change(ChangeKind.REDUCTION, "项目提前完成，余下的卡时退回。", min(too_much, found[id].available))
-        _ask_change(office, firm_of[id], id, change, now - DAY)
+        too_much = min(found[id].awarded - found[id].used * 100 // percent, found[id].available)
+        if too_much > 0:
+            change = Change(ChangeKind.REDUCTION, "项目提前完成，余下的卡时退回。", too_much)
+            _ask_change(office, firm_of[id], id, change, now - DAY)
     allocation = town.allocations["beiyu", "910B"]
     firm = town.firms["beiyu"]
     people = [actor.user_id for actor in firm.members if actor.user_id is not None]
