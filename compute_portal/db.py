@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import json
 import random
+import select
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -24,12 +26,18 @@ from typing import Any, Generic, TypeVar
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event, orm
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session as Session
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.visitors import InternalTraversal
 
 T = TypeVar("T")
 S = TypeVar("S", bound=sa.Executable)
 RETRYABLE = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 ATTEMPTS = 8
+BELIEVED_SECONDS = 30
+PREPARED_MOST = 1_000  # statements that a connection keeps planned: more than the portal has
 Reader = Session | sa.Connection  # what a query over columns may be given
 Writer = Session | sa.Connection  # what a verb that works on columns alone may be given
 
@@ -73,9 +81,50 @@ class UtcDateTime(sa.types.TypeDecorator[dt.datetime]):
         return None if value is None else value.replace(tzinfo=dt.UTC)
 
 
+class _Word(sa.ColumnElement[str]):
+    """One word of an enumeration as it stands in a statement's text."""
+
+    type = sa.String()
+    _traverse_internals: Any = (("word", InternalTraversal.dp_string),)  # by which statements are told apart
+
+    def __init__(self, word: enum.Enum) -> None:
+        self.word = str(word.value)
+
+
+@compiles(_Word)
+def _quoted(element: _Word, _compiler: Any, **_options: Any) -> str:
+    return f"'{element.word}'"
+
+
+def _written(words: Any) -> Any:
+    if isinstance(words, list | tuple | set | frozenset) and all(isinstance(word, enum.Enum) for word in words):
+        return [_Word(word) for word in sorted(words, key=lambda word: str(word.value))]
+    return words
+
+
+class _Words(sa.Enum):
+    """A comparison with one or some of its words writes them into the statement: they never change. As parameters they
+    would be put together again for every execution, and PostgreSQL would plan without knowing them, or each time anew.
+    """
+
+    class Comparator(sa.Enum.Comparator):
+        def operate(self, op: Any, *other: Any, **options: Any) -> Any:
+            if op in (operators.eq, operators.ne) and isinstance(other[0], enum.Enum):
+                other = (_Word(other[0]),)
+            return super().operate(op, *other, **options)
+
+        def in_(self, other: Any) -> Any:
+            return super().in_(_written(other))
+
+        def not_in(self, other: Any) -> Any:
+            return super().not_in(_written(other))
+
+    comparator_factory = Comparator
+
+
 def enum_type(values: type[enum.StrEnum], name: str) -> sa.Enum:
     """A state or kind as short text with a named check, the same on both stores."""
-    return sa.Enum(
+    return _Words(
         values,
         name=name,
         native_enum=False,
@@ -191,17 +240,61 @@ class _Cursor(psycopg.Cursor[Any]):
         ]
 
 
+class _ReadingConnection(psycopg.Connection[Any]):
+    """Ends what it read with COMMIT. psycopg forgets every prepared statement at a ROLLBACK, and PostgreSQL then reads
+    and plans each of them anew: that took ten times as long as running them. Nothing was written, so both are the same.
+    """
+
+    def rollback(self) -> None:
+        self.commit()
+
+
+def _is_alive(connection: psycopg.Connection[Any], idle_seconds: float) -> bool:
+    """Whether the server still answers. Asking it each time is one round trip more for every page: a connection that
+    was used just now, and on which the server has said nothing since (it does when it ends), is believed.
+    """
+    if connection.closed:
+        return False
+    if idle_seconds < BELIEVED_SECONDS:
+        ear = select.poll()
+        ear.register(connection.pgconn.socket, select.POLLIN)
+        if not ear.poll(0):
+            return True
+    try:
+        connection.execute("SELECT 1")
+        connection.commit()
+    except psycopg.Error:
+        return False
+    return True
+
+
 def _make_postgresql_engine(url: sa.URL, pool_size: int, reading: bool) -> sa.Engine:
     engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
-        pool_pre_ping=True,
         pool_size=pool_size,
         max_overflow=20,
         connect_args={"cursor_factory": _Cursor},
     )
 
+    if reading:
+
+        @event.listens_for(engine, "do_connect")
+        def _open(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+            return _ReadingConnection.connect(*arguments, **options)
+
+    @event.listens_for(engine, "checkin")
+    def _put_back(_connection: object, record: Any) -> None:
+        record.info["used"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _take(connection: Any, record: Any, _proxy: object) -> None:
+        if not _is_alive(connection, time.monotonic() - record.info.get("used", 0.0)):
+            raise sa.exc.InvalidatePoolError  # the pool makes a new one, and checks no other
+
     @event.listens_for(engine, "connect")
-    def _connect(connection: Any, _record: object) -> None:
+    def _connect(connection: Any, record: Any) -> None:
+        record.info["used"] = time.monotonic()
+        connection.prepared_max = PREPARED_MOST
         connection.execute("SET TIME ZONE 'UTC'")  # so that no instant has to be converted: a page reads hundreds
         connection.commit()
         if reading:
@@ -211,15 +304,67 @@ def _make_postgresql_engine(url: sa.URL, pool_size: int, reading: bool) -> sa.En
     return engine
 
 
+class _List(sa.types.TypeDecorator[list[Any]]):
+    """A list as one parameter: an array for PostgreSQL, JSON for SQLite."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, item: sa.types.TypeEngine[Any]) -> None:
+        super().__init__()
+        self.item = item
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        return dialect.type_descriptor(sa.ARRAY(self.item) if dialect.name == "postgresql" else sa.Text())
+
+    def process_bind_param(self, value: Collection[Any] | None, dialect: sa.Dialect) -> Any:
+        assert value is not None
+        return list(value) if dialect.name == "postgresql" else json.dumps(list(value))
+
+
+class _Among(FunctionElement[bool]):
+    type = sa.Boolean()
+    inherit_cache = True
+
+    def self_group(self, against: Any = None) -> Any:
+        return self  # a condition as it stands: for SQLite "= 1" would be added, and no index serves that
+
+
+@compiles(_Among, "postgresql")
+def _any_of_an_array(element: _Among, compiler: Any, **options: Any) -> str:
+    column, these = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{column} = ANY ({these})"
+
+
+@compiles(_Among, "sqlite")
+def _in_json(element: _Among, compiler: Any, **options: Any) -> str:
+    column, these = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({these}))"  # noqa: S608 - both are compiled
+
+
+def written(number: int) -> sa.ColumnClause[int]:
+    """A number that never changes, for a LIMIT: as a parameter PostgreSQL would not know how few rows are wanted."""
+    return sa.literal_column(str(int(number)))
+
+
+def among(column: Any, name: str) -> sa.ColumnElement[bool]:
+    """`column` is one of the list that is given as `name`: ids or texts.
+
+    IN has as many parameters as the list is long: a text of its own for each length, which SQLAlchemy puts together for
+    every execution and the database plans anew.
+    """
+    return _Among(column, sa.bindparam(name, type_=_List(column.type)))
+
+
 class AboutThese(Generic[S]):
     """A statement about the rows that a list names, made once: `session.execute(*statement(ids))`.
 
-    `these(column)` is the condition. Of one row it asks for equality, which costs half of IN.
+    `these(column)` is the condition. Of one row it asks for equality, which SQLite answers sooner.
     """
 
     def __init__(self, make: Callable[[Callable[[Any], sa.ColumnElement[bool]]], S]) -> None:
         self._one = make(lambda column: column == sa.bindparam("these", type_=column.type))
-        self._many = make(lambda column: column.in_(sa.bindparam("these", expanding=True)))
+        self._many = make(lambda column: among(column, "these"))
 
     def __call__(self, these: Collection[int] | Collection[str]) -> tuple[S, dict[str, Any]]:
         if len(these) == 1:

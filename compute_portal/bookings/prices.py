@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from ..allocations.models import Allocation
+from ..db import among
 from ..enterprises.models import Enterprise
 from ..pools import queries as pools
 from ..pools.models import Discount, Tariff
@@ -105,7 +106,7 @@ _FROZEN = (
     )
     .join(Tariff, Tariff.id == _PRICES.c.tariff_id)
     .outerjoin(Discount, Discount.id == _PRICES.c.discount_id)
-    .where(_PRICES.c.booking_id.in_(sa.bindparam("ids", expanding=True)))
+    .where(among(_PRICES.c.booking_id, "ids"))
     .order_by(_PRICES.c.booking_id, _PRICES.c.starts_at)
 )  # fmt: skip
 

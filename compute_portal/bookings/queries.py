@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from .. import clock
 from ..access import Actor, must_see, sees_all, visible
 from ..allocations.models import Allocation
 from ..allocations.states import AllocationState
+from ..db import written
 from ..enterprises.models import Enterprise
 from ..enterprises.states import EnterpriseState, SizeClass
 from ..ledger.models import Bucket, LedgerAccount
@@ -30,6 +31,7 @@ from .models import Attempt, Booking, QueuePicture, Standing, Waiter
 from .states import NOT_STARTED, ON_THE_CLUSTER, BookingKind, BookingState, WaiterState
 
 PAGE = 25
+MOST_LISTED = 400 * PAGE  # of everybody's, the newest; older ones are found by their number or their enterprise
 ENDED = frozenset(BookingState) - NOT_STARTED - ON_THE_CLUSTER
 TABS: dict[str, frozenset[BookingState]] = {"current": ON_THE_CLUSTER, "upcoming": NOT_STARTED, "ended": ENDED}
 
@@ -116,48 +118,67 @@ def _joined() -> sa.Select[Booking, Pool, Enterprise, Standing]:
 
 
 # A list's statements are made once: to put one together takes longer than to run it.
-_OF_ONE = (
-    LISTED.where(
-        Booking.enterprise_id == sa.bindparam("enterprise_id"),
-        Booking.state.in_(sa.bindparam("states", expanding=True)),
-    )
-    .order_by(Booking.id.desc())
-    .limit(PAGE)
-    .offset(sa.bindparam("offset", type_=sa.Integer))
-)
-_COUNTED = sa.select(Booking.state, sa.func.count()).group_by(Booking.state)
-_COUNTED_OF_ONE = _COUNTED.where(Booking.enterprise_id == sa.bindparam("enterprise_id"))
-
-
 @cache
-def _of_everybody(states: frozenset[BookingState]) -> sa.Select[*tuple[Any, ...]]:
-    """The newest of each state are merged: one sort over all would read them all. `until` counts earlier pages too."""
-    until = sa.bindparam("until", type_=sa.Integer)
+def _of_one(states: frozenset[BookingState]) -> sa.Select[*tuple[Any, ...]]:
+    return (
+        LISTED.where(Booking.enterprise_id == sa.bindparam("enterprise_id"), Booking.state.in_(states))
+        .order_by(Booking.id.desc())
+        .limit(written(PAGE))
+        .offset(sa.bindparam("offset", type_=sa.Integer))
+    )
+
+
+_COUNTED_OF_ONE = (
+    sa.select(Booking.state, sa.func.count())
+    .where(Booking.enterprise_id == sa.bindparam("enterprise_id"))
+    .group_by(Booking.state)
+)
+
+
+def _counted() -> sa.CompoundSelect[*tuple[Any, ...]]:
+    """Of every state no more than can be listed: a count of all of them grows with the years."""
+
+    def number(state: BookingState) -> sa.Select[*tuple[Any, ...]]:
+        most = sa.select(Booking.id).where(Booking.state == state).limit(written(MOST_LISTED + 1)).subquery()
+        return sa.select(sa.literal_column(f"'{state}'"), sa.func.count()).select_from(most)
+
+    return sa.union_all(*(number(state) for state in BookingState))
+
+
+_COUNTED = _counted()
+
+
+@lru_cache(maxsize=64)
+def _of_everybody(states: frozenset[BookingState], page: int) -> sa.Select[*tuple[Any, ...]]:
+    """The newest of each state are merged: one sort over all would read them all."""
     newest = [
-        sa.select(Booking.id).where(Booking.state == state).order_by(Booking.id.desc()).limit(until).subquery()
+        sa.select(Booking.id)
+        .where(Booking.state == state)
+        .order_by(Booking.id.desc())
+        .limit(written(page * PAGE))
+        .subquery()
         for state in sorted(states)
     ]
     return (
         LISTED.where(Booking.id.in_(sa.union_all(*(sa.select(each.c.id) for each in newest))))
         .order_by(Booking.id.desc())
-        .limit(PAGE)
-        .offset(until - PAGE)
+        .limit(written(PAGE))
+        .offset(written((page - 1) * PAGE))
     )
 
 
 def list_bookings(session: Session, by: Actor, *, states: frozenset[BookingState], page: int = 1) -> list[Listed]:
     """Newest first: of everybody for the bureau, else of the actor's enterprise."""
-    until = page * PAGE
     if sees_all(by):
-        rows = session.connection().execute(_of_everybody(states), {"until": until}).all()
+        rows = session.connection().execute(_of_everybody(states, page)).all()
     else:
-        own = {"enterprise_id": by.enterprise_id, "states": list(states), "offset": until - PAGE}
-        rows = session.connection().execute(_OF_ONE, own).all()
+        own = {"enterprise_id": by.enterprise_id, "offset": (page - 1) * PAGE}
+        rows = session.connection().execute(_of_one(states), own).all()
     return [Listed(*row) for row in rows]
 
 
 def count_by_tab(session: Session, by: Actor) -> dict[str, int]:
-    """How many are current, upcoming, ended: one query."""
+    """How many are current, upcoming, ended: one query. Of everybody's, more than MOST_LISTED are not told apart."""
     if sees_all(by):
         rows = session.connection().execute(_COUNTED).all()
     else:

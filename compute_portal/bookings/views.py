@@ -61,11 +61,12 @@ def index() -> ResponseReturnValue:
     counts = queries.count_by_tab(read(), by)
     asked = request.args.get("tab")
     tab = asked if asked in counts else next((tab for tab, number in counts.items() if number), "current")
-    page = page_of(counts[tab])
+    page = page_of(min(counts[tab], queries.MOST_LISTED) if by.is_bureau else counts[tab])
     rows = queries.list_bookings(read(), by, states=queries.TABS[tab], page=page.number) if counts[tab] else []
     return render_template(
         "bookings/index.html",
         counts=counts,
+        most=queries.MOST_LISTED if by.is_bureau else None,
         tab=tab,
         page=page,
         rows=rows,

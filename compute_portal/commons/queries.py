@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from .. import clock
+from ..db import among
 from ..policy import CommonsPolicy
 from ..sentences import NotFound
 from .models import Dataset, PoolDay, PoolHour, PowerSite, PublishedFigure, Transition
@@ -18,7 +19,7 @@ from .service import months_later
 from .states import DatasetState, Figure, SiteState, TransitionState
 
 # Anybody may load these pages, as often as they like: what they ask is put together once.
-_FIGURES = sa.select(PublishedFigure).where(PublishedFigure.name.in_(sa.bindparam("names", expanding=True)))
+_FIGURES = sa.select(PublishedFigure).where(among(PublishedFigure.name, "names"))
 
 
 def figures(session: Session, *names: Figure) -> dict[Figure, PublishedFigure]:

@@ -26,7 +26,7 @@ from ..bookings.queries import Listed
 from ..bookings.states import ON_THE_CLUSTER, OPEN, BookingState
 from ..claims.models import Claim
 from ..claims.states import ClaimState
-from ..db import UtcDateTime
+from ..db import UtcDateTime, written
 from ..enterprises.models import Enterprise, Membership
 from ..enterprises.queries import EnterpriseName
 from ..enterprises.states import EnterpriseState
@@ -131,27 +131,35 @@ def member_desk(session: Session, enterprise_id: int, by: Actor, *, now: dt.date
     )
 
 
-_RECENT = (
-    bookings.LISTED.where(
-        Booking.enterprise_id == sa.bindparam("enterprise_id"),
-        sa.or_(Booking.state.in_(OPEN), Booking.ended_at >= sa.bindparam("since", type_=UtcDateTime)),
+def _recent() -> sa.Select[*tuple[Any, ...]]:
+    """All that is open and the newest of what ended: two walks of an index, however many bookings there are."""
+    of_the_firm = sa.select(Booking.id).where(Booking.enterprise_id == sa.bindparam("enterprise_id"))
+    newest = of_the_firm.order_by(Booking.id.desc()).limit(written(5 * SHOWN)).subquery()
+    ids = sa.union(of_the_firm.where(Booking.state.in_(OPEN)), sa.select(newest.c.id))
+    is_open = Booking.state.in_(OPEN)
+    return (
+        bookings.LISTED.where(
+            Booking.id.in_(ids), sa.or_(is_open, Booking.ended_at >= sa.bindparam("since", type_=UtcDateTime))
+        )
+        .order_by(
+            sa.case(
+                (Booking.state.in_(ON_THE_CLUSTER), written(0)),
+                (Booking.state == BookingState.CONFIRMED, written(1)),
+                (is_open, written(2)),
+                else_=written(3),
+            ),
+            sa.case((is_open, sa.func.coalesce(Booking.starts_at, Booking.submitted_at))),
+            sa.case((is_open, Booking.id), else_=-Booking.id),
+        )
+        .limit(written(5 * SHOWN))
     )
-    .order_by(
-        sa.case(
-            (Booking.state.in_(ON_THE_CLUSTER), 0),
-            (Booking.state == BookingState.CONFIRMED, 1),
-            (Booking.state.in_(OPEN), 2),
-            else_=3,
-        ),
-        sa.func.coalesce(Booking.starts_at, Booking.submitted_at),
-        Booking.id,
-    )
-    .limit(5 * SHOWN)
-)
+
+
+_RECENT = _recent()
 
 
 def _mine(session: Session, enterprise_id: int, now: dt.datetime) -> list[Listed]:
-    """What runs, what comes, and what ended in the last week, in this order."""
+    """What runs, what comes, and what ended in the last week, latest first, in this order."""
     asked = {"enterprise_id": enterprise_id, "since": now - LOOKING_BACK}
     return [Listed(*row) for row in session.connection().execute(_RECENT, asked).all()]
 

@@ -23,7 +23,7 @@ from ..allocations.review_models import RequestStep
 from ..allocations.states import ChangeState, ReportState
 from ..bookings.models import IS_SUBMITTED, Booking
 from ..bookings.states import BookingKind
-from ..db import UtcDateTime
+from ..db import UtcDateTime, among, written
 from ..enterprises.models import Enterprise
 from ..enterprises.queries import EnterpriseName
 from ..enterprises.states import EnterpriseState
@@ -219,7 +219,7 @@ def _branches(narrowed: _Narrowed) -> list[tuple[Kind, _Branch]]:
 
 def _later_on_postgresql(column: Any, seconds: int) -> Any:
     """An instant's column moved by seconds, in the store's own words."""
-    return column + sa.literal(dt.timedelta(seconds=seconds), sa.Interval())
+    return column + sa.literal_column(f"interval '{seconds:d} seconds'", sa.Interval())
 
 
 def _later_on_sqlite(column: Any, seconds: int) -> Any:
@@ -245,14 +245,16 @@ def _row(
         return sa.cast(sa.null(), type_) if value is None else value
 
     return sa.select(
-        sa.literal(str(kind), sa.String).label("kind"),
+        sa.cast(sa.literal_column(f"'{kind}'"), sa.String).label("kind"),
         sa.cast(id, sa.Integer).label("id"),
         sa.type_coerce(due, UtcDateTime()).label("due_at"),
         sa.type_coerce(since, UtcDateTime()).label("since_at"),
         sa.cast(whole(text, sa.String), sa.String).label("text"),
         sa.cast(whole(number, sa.BigInteger), sa.BigInteger).label("number"),
         sa.cast(whole(assigned_to, sa.Integer), sa.Integer).label("assigned_to"),
-        sa.literal(0).label("escalated") if escalated is None else sa.case((escalated, 1), else_=0).label("escalated"),
+        written(0).label("escalated")
+        if escalated is None
+        else sa.case((escalated, written(1)), else_=written(0)).label("escalated"),
         sa.cast(whole(target_id, sa.Integer), sa.Integer).label("target_id"),
         sa.cast(whole(enterprise_id, sa.Integer), sa.Integer).label("enterprise_id"),
         sa.cast(whole(pool_id, sa.Integer), sa.Integer).label("pool_id"),
@@ -294,7 +296,7 @@ def _requests() -> _Branch:
     )
     mine = sa.or_(
         RequestStep.assigned_to == sa.bindparam("by", type_=sa.Integer),
-        sa.and_(RequestStep.assigned_to.is_(None), RequestStep.role.in_(sa.bindparam("roles", expanding=True))),
+        sa.and_(RequestStep.assigned_to.is_(None), among(RequestStep.role, "roles")),
         sa.and_(RequestStep.id.is_(None), sa.bindparam("is_operator", type_=sa.Boolean)),
     )
     return _Branch(query, Allocation.due_at, Allocation.id, mine)
@@ -444,7 +446,7 @@ def _after(kind: Kind, branch: _Branch, place: Kind | None) -> sa.Select[Any]:
             )  # fmt: skip
     if branch.whole:
         return query
-    return query.order_by(branch.due, branch.id).limit(PAGE + 1)
+    return query.order_by(branch.due, branch.id).limit(written(PAGE + 1))
 
 
 def _count(session: Session, narrowed: _Narrowed, values: Mapping[str, Any]) -> dict[Kind, int]:
@@ -465,7 +467,7 @@ def _counting(narrowed: _Narrowed) -> tuple[list[Kind], sa.Select[*tuple[Any, ..
     def number(branch: _Branch) -> sa.ScalarSelect[int]:
         if branch.whole:
             return sa.select(sa.func.count()).select_from(branch.query.subquery()).scalar_subquery()
-        rows = branch.query.with_only_columns(branch.id).order_by(None).limit(MOST_COUNTED)
+        rows = branch.query.with_only_columns(branch.id).order_by(None).limit(written(MOST_COUNTED))
         return sa.select(sa.func.count()).select_from(rows.subquery()).scalar_subquery()
 
     branches = _branches(narrowed)
@@ -509,5 +511,5 @@ def _paging(narrowed: _Narrowed, after: Kind | None) -> sa.Select[*tuple[Any, ..
         .outerjoin(Enterprise, Enterprise.id == rows.c.enterprise_id)
         .outerjoin(Pool, Pool.id == rows.c.pool_id)
         .order_by(rows.c.due_at, rows.c.kind, rows.c.id)
-        .limit(PAGE + 1)
+        .limit(written(PAGE + 1))
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from ..db import among
 from . import service
 from .models import Bucket, LedgerAccount, LedgerEntry, Unit
 
@@ -29,7 +30,7 @@ class Balance:
 
 
 _ACCOUNTS = sa.select(LedgerAccount.owner, LedgerAccount.bucket, LedgerAccount.balance).where(
-    LedgerAccount.owner.in_(sa.bindparam("owners", expanding=True))
+    among(LedgerAccount.owner, "owners")
 )
 
 

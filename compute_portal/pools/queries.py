@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from .. import clock
-from ..db import Reader, UtcDateTime
+from ..db import Reader, UtcDateTime, among
 from ..lifecycle import HistoryEntry
 from ..sentences import NotFound
 from ..signin.models import User
@@ -63,9 +63,7 @@ def _no(kind: sa.types.TypeEngine[Any]) -> sa.ColumnElement[Any]:
 
 
 def _of_these(pool_id: sa.ColumnElement[int], number: int, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    return sa.select(pool_id, sa.literal_column(str(number)), *columns).where(
-        pool_id.in_(sa.bindparam("pools", expanding=True))
-    )
+    return sa.select(pool_id, sa.literal_column(str(number)), *columns).where(among(pool_id, "pools"))
 
 
 _INT, _TEXT = sa.Integer(), sa.String()
@@ -152,11 +150,7 @@ def limit_and_capacity(session: Session, enterprise_id: int, pool_id: int) -> tu
     return row[0], int(row[1])
 
 
-_CAPACITY = (
-    sa.select(Node.pool_id, sa.func.sum(Node.gpus))
-    .where(Node.pool_id.in_(sa.bindparam("pools", expanding=True)))
-    .group_by(Node.pool_id)
-)
+_CAPACITY = sa.select(Node.pool_id, sa.func.sum(Node.gpus)).where(among(Node.pool_id, "pools")).group_by(Node.pool_id)
 
 
 def capacity(session: Session, pool_ids: Iterable[int]) -> dict[int, int]:
@@ -486,9 +480,8 @@ class Picture:
         ]
 
 
-_THESE_POOLS: sa.BindParameter[Any] = sa.bindparam("pools", expanding=True)
-_PICTURED_KEPT = sa.select(OptionPlace).where(OptionPlace.pool_id.in_(_THESE_POOLS))
-_PICTURED_NODES = sa.select(Node).where(Node.pool_id.in_(_THESE_POOLS)).order_by(Node.position)
+_PICTURED_KEPT = sa.select(OptionPlace).where(among(OptionPlace.pool_id, "pools"))
+_PICTURED_NODES = sa.select(Node).where(among(Node.pool_id, "pools")).order_by(Node.position)
 _PICTURED_USES = (
     sa.select(
         Occupancy.pool_id,
@@ -501,7 +494,7 @@ _PICTURED_USES = (
         Occupancy.stuck_at,
     )
     .where(
-        Occupancy.pool_id.in_(_THESE_POOLS),
+        among(Occupancy.pool_id, "pools"),
         sa.or_(Occupancy.ends_at > sa.bindparam("now"), Occupancy.released_at.is_(None)),
     )
     .order_by(Occupancy.starts_at, Occupancy.booking_id)
@@ -518,7 +511,7 @@ _PICTURED_WINDOWS = (
     .outerjoin(HistoryEntry, _first_row_of(Maintenance, Maintenance.id, "plan"))
     .outerjoin(User, User.id == HistoryEntry.by_id)
     .where(
-        Maintenance.pool_id.in_(_THESE_POOLS),
+        among(Maintenance.pool_id, "pools"),
         Maintenance.state == MaintenanceState.PLANNED,
         Maintenance.ends_at > sa.bindparam("now"),
     )
@@ -527,7 +520,7 @@ _PICTURED_WINDOWS = (
 _PICTURED_CAPS = (
     sa.select(PowerCap, HistoryEntry.note)
     .outerjoin(HistoryEntry, _first_row_of(PowerCap, PowerCap.id, "cap"))
-    .where(PowerCap.pool_id.in_(_THESE_POOLS), PowerCap.lifted_at.is_(None), PowerCap.ends_at > sa.bindparam("now"))
+    .where(among(PowerCap.pool_id, "pools"), PowerCap.lifted_at.is_(None), PowerCap.ends_at > sa.bindparam("now"))
     .order_by(PowerCap.starts_at, PowerCap.id)
 )
 

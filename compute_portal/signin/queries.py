@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from ..db import among
 from ..lifecycle import HistoryEntry, Lifecycle
 from ..notices.models import Notice
 from .models import SshKey, User, UserSession
@@ -113,9 +114,7 @@ def get_user(session: Session, user_id: int) -> User:
     return session.get_one(User, user_id)
 
 
-_NAMES = sa.select(User.id, User.name, User.name_en).where(
-    User.id.in_(sa.bindparam("wanted", expanding=True)), User.name != ""
-)
+_NAMES = sa.select(User.id, User.name, User.name_en).where(among(User.id, "wanted"), User.name != "")
 
 
 def names_of(session: Session, user_ids: Iterable[int | None]) -> dict[int, PersonName]:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from .. import units
 from ..allocations.models import Allocation
 from ..bookings.models import Booking
+from ..db import among
 from ..pools.models import Discount, Pool, Tariff
 from ..pools.prices import Contract
 from ..subsidies.queries import entitlements_of
@@ -27,11 +28,10 @@ _CHARGES = cast(sa.Table, Charge.__table__)
 _KEY = [_CHARGES.c[name] for name in (
     "enterprise_id", "booking_id", "kind", "tariff_id", "discount_id", "weight_milli", "adjustment",
 )]  # fmt: skip
-_THESE: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 _MONTH: sa.BindParameter[str] = sa.bindparam("month")
 _ADDED_UP = (
     sa.select(*_KEY, sa.cast(sa.func.sum(_CHARGES.c.gpu_seconds), sa.BigInteger).label("gpu_seconds"))
-    .where(_CHARGES.c.enterprise_id.in_(_THESE), _CHARGES.c.billed_in == _MONTH)
+    .where(among(_CHARGES.c.enterprise_id, "ids"), _CHARGES.c.billed_in == _MONTH)
     .group_by(*_KEY)
     .subquery()
 )
@@ -169,12 +169,12 @@ def fen_of(gpu_seconds: Any, rate: Any) -> Any:
 _RATE_OF_A_FEN = 1_000 * units.MICRO_PER_FEN
 
 
-def _sums(these: sa.ColumnElement[bool], *by: sa.ColumnElement[Any]) -> sa.Select[*tuple[Any, ...]]:
-    """GPU-seconds, and fen before and after discounts, of the charges billed in some months; each line rounded."""
+def _sums(*these: sa.ColumnElement[bool], by: Sequence[sa.ColumnElement[Any]] = ()) -> sa.Select[*tuple[Any, ...]]:
+    """GPU-seconds, and fen before and after discounts, of some charges; each line rounded as on its statement."""
     whole = sa.BigInteger()
     lines = (
         sa.select(*_KEY, _CHARGES.c.billed_in, sa.cast(sa.func.sum(_CHARGES.c.gpu_seconds), whole).label("seconds"))
-        .where(_CHARGES.c.billed_in.in_(sa.bindparam("months", expanding=True)), these)
+        .where(*these)
         .group_by(*_KEY, _CHARGES.c.billed_in)
         .subquery()
     )
@@ -206,13 +206,19 @@ def _sums(these: sa.ColumnElement[bool], *by: sa.ColumnElement[Any]) -> sa.Selec
     ).group_by(*kept)
 
 
-_OF_ENTERPRISES = _sums(_CHARGES.c.enterprise_id.in_(_THESE), _CHARGES.c.enterprise_id, _CHARGES.c.billed_in)
+_OF_ENTERPRISES = _sums(
+    among(_CHARGES.c.billed_in, "months"),
+    among(_CHARGES.c.enterprise_id, "ids"),
+    by=(_CHARGES.c.enterprise_id, _CHARGES.c.billed_in),
+)
+_OF_ONE = _sums(_CHARGES.c.billed_in == _MONTH, _CHARGES.c.enterprise_id == sa.bindparam("enterprise"))
 _OF_DRAFTS = _sums(
+    _CHARGES.c.billed_in == _MONTH,
     sa.exists().where(
         Statement.enterprise_id == _CHARGES.c.enterprise_id,
         Statement.month == _CHARGES.c.billed_in,
         Statement.state.in_(COMPUTED),
-    )
+    ),
 )
 
 
@@ -233,6 +239,12 @@ def sums_before_subsidy(
     return {(enterprise, month): _totals(*sums) for enterprise, month, *sums in rows}
 
 
+def month_before_subsidy(session: Session, month: str, enterprise_id: int) -> Totals:
+    """`sums_before_subsidy` of one enterprise's month."""
+    asked = {"month": month, "enterprise": enterprise_id}
+    return _totals(*session.connection().execute(_OF_ONE, asked).one())
+
+
 def drafts_before_subsidy(session: Session, month: str) -> Totals:
     """All drafts of the month together: one query and one row."""
-    return _totals(*session.connection().execute(_OF_DRAFTS, {"months": [month]}).one())
+    return _totals(*session.connection().execute(_OF_DRAFTS, {"month": month}).one())

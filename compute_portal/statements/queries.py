@@ -371,7 +371,7 @@ def drafts_so_far(session: Session, month: str) -> Totals:
 
 def month_so_far(session: Session, month: str, enterprise_id: int) -> Totals:
     """What one enterprise's month comes to so far, after discounts, before subsidies and tax: one query."""
-    return billing.sums_before_subsidy(session, [month], [enterprise_id]).get((enterprise_id, month), NOTHING)
+    return billing.month_before_subsidy(session, month, enterprise_id)
 
 
 def count_in_all(session: Session) -> int:

@@ -116,7 +116,8 @@ def _usable() -> sa.Select[*tuple[Any, ...]]:
             UsageRecord.starts_at < sa.bindparam("until"),
         )
         .group_by(UsageRecord.allocation_id)
-        .subquery()
+        .cte("recent")
+        .prefix_with("MATERIALIZED")  # or PostgreSQL adds up anew for every allocation
     )
     return (
         sa.select(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -117,55 +118,49 @@ def _of_month(which: Which, by: Actor) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """GPU-seconds by day, by pool (id, name; most used first), and in all."""
+    """GPU-seconds by day, by pool (id, name) and by person (None: what nobody submitted), most first, and in all."""
 
     by_day: dict[dt.date, int]
     by_pool: list[tuple[int, str, int]]
+    by_member: list[tuple[PersonName | None, int]]
     total: int
 
 
 @cache
-def _sums(names: frozenset[str]) -> sa.Select[*tuple[Any, ...]]:
-    return (
-        _charged(UsageRecord.day_on, Pool.id, Pool.name, _SECONDS)
-        .join(Pool, Pool.id == UsageRecord.pool_id)
+def _sums(names: frozenset[str], by_member: bool) -> sa.Select[*tuple[Any, ...]]:
+    """Every record has one charge of its use (`verify` holds it to that), so charges are not asked."""
+    person = UsageRecord.user_id if by_member else sa.cast(sa.null(), sa.Integer).label("user_id")
+    added_up = (
+        sa.select(UsageRecord.day_on, UsageRecord.pool_id, person, _SECONDS.label("seconds"))
         .where(*(_CONDITIONS[name] for name in names))
-        .group_by(UsageRecord.day_on, Pool.id, Pool.name)
-        .order_by(UsageRecord.day_on)
+        .group_by(UsageRecord.day_on, UsageRecord.pool_id, *([UsageRecord.user_id] if by_member else []))
+        .subquery()
+    )
+    return (
+        sa.select(added_up.c.day_on, Pool.id, Pool.name, added_up.c.seconds, User.id, User.name, User.name_en)
+        .join(Pool, Pool.id == added_up.c.pool_id)
+        .outerjoin(User, User.id == added_up.c.user_id)
+        .order_by(added_up.c.day_on, Pool.id, User.id)
     )
 
 
-def sums(session: Session, which: Which, by: Actor) -> Sums:
-    """The month's sums: one query, whatever it holds."""
+def sums(session: Session, which: Which, by: Actor, *, by_member: bool = False) -> Sums:
+    """The month's sums: one query, whatever it holds. By person only where it is of one enterprise."""
     asked = _of_month(which, by)
-    by_day: dict[dt.date, int] = {}
-    by_pool: dict[tuple[int, str], int] = {}
-    for day, pool_id, name, seconds in session.connection().execute(_sums(frozenset(asked)), asked).all():
-        by_day[day] = by_day.get(day, 0) + int(seconds)
-        by_pool[pool_id, name] = by_pool.get((pool_id, name), 0) + int(seconds)
-    pools = sorted(((id, name, seconds) for (id, name), seconds in by_pool.items()), key=lambda row: -row[2])
-    return Sums(by_day, pools, sum(by_day.values()))
-
-
-@cache
-def _sums_by_member(names: frozenset[str]) -> sa.Select[*tuple[Any, ...]]:
-    return (
-        _charged(User.id, User.name, User.name_en, _SECONDS)
-        .outerjoin(User, User.id == UsageRecord.user_id)
-        .where(*(_CONDITIONS[name] for name in names))
-        .group_by(User.id)
-        .order_by(_SECONDS.desc(), User.id)
+    days: Counter[dt.date] = Counter()
+    pools: Counter[tuple[int, str]] = Counter()
+    people: Counter[PersonName | None] = Counter()
+    rows = session.connection().execute(_sums(frozenset(asked), by_member), asked).all()
+    for day, pool_id, pool_name, seconds, user_id, name, name_en in rows:
+        days[day] += int(seconds)
+        pools[pool_id, pool_name] += int(seconds)
+        people[None if user_id is None else PersonName(user_id, name, name_en)] += int(seconds)
+    return Sums(
+        days,
+        [(id, name, seconds) for (id, name), seconds in pools.most_common()],
+        sorted(people.items(), key=lambda row: (-row[1], row[0].id if row[0] else 0)) if by_member else [],
+        days.total(),
     )
-
-
-def sums_by_member(session: Session, which: Which, by: Actor) -> list[tuple[PersonName | None, int]]:
-    """GPU-seconds of each person of an enterprise in a month, most first; None is what nobody submitted."""
-    asked = _of_month(which, by)
-    rows = session.connection().execute(_sums_by_member(frozenset(asked)), asked).all()
-    return [
-        (None if user_id is None else PersonName(user_id, name, name_en), int(seconds))
-        for user_id, name, name_en, seconds in rows
-    ]
 
 
 def count_enterprises(session: Session, which: Which, by: Actor, find: str = "") -> int:

@@ -35,7 +35,7 @@ from .forecast import of_allocation, outlooks, spend
 from .forms import CorrectionForm, RerateForm
 from .freshness import freshness
 from .models import ChargeKind
-from .queries import Change, RecordRow, Which
+from .queries import Change, RecordRow, Sums, Which
 
 blueprint = Blueprint("usage", __name__, template_folder="templates")
 MONTH = re.compile(r"20\d\d-(0[1-9]|1[0-2])")
@@ -195,7 +195,8 @@ def index() -> ResponseReturnValue:
     by = actor()
     asked = _which(by)
     which = Which(month=asked.month or clock.month_of(now()), enterprise_id=asked.enterprise_id)
-    sums = queries.sums(read(), which, by)
+    of_one = not by.is_bureau or which.enterprise_id is not None
+    sums = queries.sums(read(), which, by, by_member=of_one)
     return render_template(
         "usage/index.html",
         which=which,
@@ -206,7 +207,7 @@ def index() -> ResponseReturnValue:
         records=_records_of(which),
         month_address=lambda month: url_for("usage.index", month=month, enterprise_id=which.enterprise_id),
         export=url_for("usage.export", **_in_address(which)) if by.may(Permission.USAGE_EXPORT) else None,
-        **(_by_enterprise(which, by) if by.is_bureau and which.enterprise_id is None else _by_member(which, by)),
+        **(_by_member(which, by, sums) if of_one else _by_enterprise(which, by)),
     )
 
 
@@ -223,14 +224,13 @@ def _neighbours(which: Which, by: Actor) -> tuple[str | None, str | None]:
     return earlier, clock.next_month(shown) if shown < last else None
 
 
-def _by_member(which: Which, by: Actor) -> dict[str, object]:
+def _by_member(which: Which, by: Actor, sums: Sums) -> dict[str, object]:
     """One enterprise: who used it, what it costs so far, how long each allocation lasts."""
     enterprise_id = which.enterprise_id or by.enterprise_id or 0
     fresh = freshness(read(), by, now(), enterprise_id)
-    members = queries.sums_by_member(read(), which, by)
-    page = paging.page_of(len(members))
+    page = paging.page_of(len(sums.by_member))
     return {
-        "members": members[page.offset : page.offset + page.size],
+        "members": sums.by_member[page.offset : page.offset + page.size],
         "page": page,
         "find": None,
         "fresh": fresh,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 from flask import Flask, url_for
+from hypothesis import given
+from hypothesis import strategies as st
+from markupsafe import Markup, escape
 
 from compute_portal import language, units
 from compute_portal.db import Database
 from compute_portal.navigation import address
 from compute_portal.policy import Policy
-from compute_portal.templating import in_language
+from compute_portal.templating import Environment, in_language
 from tests.web import make_app
 
 
@@ -49,3 +52,20 @@ def test_hours_and_yuan_are_rounded_half_up_as_their_decimals_are() -> None:
             assert language.hours_exact(sign * number, "en") == f"{minus}{units.gpu_hours(number):,.2f}"
             assert language.amount(sign * number, "zh") == f"{minus}{units.yuan(number):,.2f}"
     assert [language.hours(each, "en") for each in (0, 3_600, 5_400, 360_000, -36)] == ["0", "1", "1.5", "100", "−0.01"]
+
+
+class _Marked:
+    def __html__(self) -> str:
+        return "<b>&</b>"
+
+
+@given(st.one_of(st.text(), st.text("&<>'\""), st.integers(), st.none(), st.text().map(Markup), st.just(_Marked())))
+def test_what_a_page_shows_is_escaped_as_markupsafe_does_it(value: object) -> None:
+    assert Environment.written(value) == str(escape(value))
+
+
+def test_what_a_template_shows_is_written_that_way(app: Flask) -> None:
+    source = "{% set x %}{{ a }}{% endset %}{{ a }}|{{ x }}|{{ '<' ~ a }}|{{ a|safe }}"
+    with app.test_request_context("/"):
+        template = app.jinja_env.from_string(source)
+        assert template.render(a="<&>") == "&lt;&amp;&gt;|&lt;&amp;&gt;|&lt;&lt;&amp;&gt;|<&>"

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from sqlalchemy.orm import Session
 
 from compute_portal import units
-from compute_portal.bookings import attempts, service
+from compute_portal.bookings import attempts, queries, service
 from compute_portal.bookings.attempts import Given
 from compute_portal.bookings.models import Booking, Standing
 from compute_portal.bookings.states import BookingKind, BookingState
@@ -346,6 +346,21 @@ def test_a_long_list_has_pages(chen: FlaskClient, cast: Cast, policy: Policy) ->
 
 
 # -- one booking
+
+
+def test_of_everybodys_bookings_the_newest_are_listed_and_more_are_not_counted(
+    app: Flask, cast: Cast, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(27):
+        cast.submit(cast.flexible(gpus=1, hours=1, title=f"run {n}"), policy.bookings)
+    monkeypatch.setattr(queries, "MOST_LISTED", 25)
+    monkeypatch.setattr(queries, "_COUNTED", queries._counted())
+    operator = sign_in(app, cast.users["zhou"], language="en")
+    page = operator.get("/bookings?tab=upcoming")
+    assert "Upcoming more than 25" in words(page) and "1–25 of the newest 25 bookings" in words(page)
+    assert "run 26" in words(page) and "run 0 " not in words(operator.get("/bookings?tab=upcoming&page=2"))
+    chen = sign_in(app, cast.users["chen"], language="en")
+    assert "1–25 of 27 bookings" in words(chen.get("/bookings?tab=upcoming"))  # of one's own all are counted
 
 
 def test_the_page_of_a_waiting_booking_shows_place_reason_and_cost(
