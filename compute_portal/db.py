@@ -273,6 +273,7 @@ def _make_postgresql_engine(url: sa.URL, pool_size: int, reading: bool) -> sa.En
         url.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=20,
+        pool_use_lifo=True,  # the one used last: what it keeps is still at hand, and idle ones stay idle
         connect_args={"cursor_factory": _Cursor},
     )
 

@@ -39,11 +39,11 @@ from ..programmes.models import Programme
 from ..review.models import Appeal
 from ..review.states import AppealState
 from ..signin.models import AccessLogEntry, BureauRole, SshKey, User
-from ..statements import queries as statements
 from ..statements.models import Dispute, Statement
 from ..statements.pricing import Totals
 from ..statements.states import DisputeState, StatementState
 from ..usage.models import Charge, UsageRecord
+from ..usage.sums import Spend, spend
 from .models import Leader, TimetableRun
 from .queue import Kind
 
@@ -76,7 +76,7 @@ class MemberDesk:
     usable: list[Own]
     waiting: list[Own]  # requests that the bureau has
     week: list[Listed]
-    month: Totals | None
+    month: Spend
 
     @property
     def _lists(self) -> list[list[Listed] | list[Own] | list[DueReport] | list[Claim]]:
@@ -104,7 +104,6 @@ def member_desk(session: Session, enterprise_id: int, by: Actor, *, now: dt.date
     usable = own.list_usable(session, enterprise_id, now)
     answers = own.list_answers(session, enterprise_id, now - ANSWERED)
     keys = session.connection().scalar(_KEYS, {"user_id": by.user_id})
-    month = clock.month_of(now)
     last = clock.day_of(now + ENDING)
     by_state = {state: [row for row in answers if row.state is state] for state in AllocationState}
     unused = [
@@ -127,7 +126,7 @@ def member_desk(session: Session, enterprise_id: int, by: Actor, *, now: dt.date
         usable=usable,
         waiting=[row for row in answers if row.state in WAITING],
         week=mine[:SHOWN],
-        month=statements.month_so_far(session, month, enterprise_id),
+        month=spend(session, enterprise_id, clock.month_of(now)),
     )
 
 
@@ -164,15 +163,16 @@ def _mine(session: Session, enterprise_id: int, now: dt.datetime) -> list[Listed
     return [Listed(*row) for row in session.connection().execute(_RECENT, asked).all()]
 
 
+_TO_CONFIRM = (
+    sa.select(Claim)
+    .where(Claim.enterprise_id == sa.bindparam("enterprise_id"), Claim.state == ClaimState.OPENED)
+    .order_by(Claim.id)
+    .limit(written(5 * SHOWN))
+)
+
+
 def _claims_to_confirm(session: Session, enterprise_id: int) -> list[Claim]:
-    return list(
-        session.scalars(
-            sa.select(Claim)
-            .where(Claim.enterprise_id == enterprise_id, Claim.state == ClaimState.OPENED)
-            .order_by(Claim.id)
-            .limit(5 * SHOWN)
-        )
-    )
+    return list(session.scalars(_TO_CONFIRM, {"enterprise_id": enterprise_id}))
 
 
 def _comes_soon(booking: Listed, now: dt.datetime) -> bool:

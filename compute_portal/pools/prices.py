@@ -122,6 +122,10 @@ class Stretch:
         return clock.seconds_between(self.starts_at, self.ends_at)
 
 
+# Thousandths of a card × seconds → hours, then micro-yuan → fen.
+TO_FEN = WHOLE * units.SECONDS_PER_HOUR * units.MICRO_PER_FEN
+
+
 def exact(gpu_seconds: int, weight_milli: int, price_micro_yuan: int) -> Fraction:
     """Micro-yuan, not rounded."""
     return Fraction(gpu_seconds * weight_milli * price_micro_yuan, WHOLE * units.SECONDS_PER_HOUR)

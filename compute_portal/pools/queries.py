@@ -40,8 +40,11 @@ from .states import BookingUnit, InstructionState, MaintenanceState, NodeState
 RELEASE_GRACE_SECONDS = 60
 
 
+_POOL = sa.select(Pool).where(Pool.id == sa.bindparam("pool"))
+
+
 def get_pool(session: Session, pool_id: int) -> Pool:
-    pool = session.get(Pool, pool_id)
+    pool = session.scalar(_POOL, {"pool": pool_id})
     if pool is None:
         raise NotFound
     return pool
@@ -318,15 +321,16 @@ def _taken_until(end: int, released: object, stuck: object, second: int) -> int:
     return second + RELEASE_GRACE_SECONDS if end <= second else end
 
 
+_POWER_CAPS = (
+    sa.select(PowerCap)
+    .where(PowerCap.pool_id == sa.bindparam("pool"), PowerCap.lifted_at.is_(None), PowerCap.ends_at > _NOW)
+    .order_by(PowerCap.starts_at, PowerCap.id)
+)
+
+
 def list_power_caps(session: Session, pool_id: int, now: dt.datetime) -> list[PowerCap]:
     """Those that hold or will, by start."""
-    return list(
-        session.scalars(
-            sa.select(PowerCap)
-            .where(PowerCap.pool_id == pool_id, PowerCap.lifted_at.is_(None), PowerCap.ends_at > now)
-            .order_by(PowerCap.starts_at, PowerCap.id)
-        )
-    )
+    return list(session.scalars(_POWER_CAPS, {"pool": pool_id, "now": now}))
 
 
 def reasons_of(session: Session, caps: Sequence[PowerCap]) -> dict[int, str]:

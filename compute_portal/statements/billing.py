@@ -6,7 +6,7 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -19,20 +19,16 @@ from ..pools.models import Discount, Pool, Tariff
 from ..pools.prices import Contract
 from ..subsidies.queries import entitlements_of
 from ..subsidies.rules import Take
-from ..usage.models import Charge
+from ..usage.sums import CHARGES, LINE, sums_of
 from .models import Statement, StatementLine
-from .pricing import TO_FEN, Group, Price, Priced, Totals, price, total
+from .pricing import Group, Price, Priced, Totals, price, total
 from .states import COMPUTED
 
-_CHARGES = cast(sa.Table, Charge.__table__)
-_KEY = [_CHARGES.c[name] for name in (
-    "enterprise_id", "booking_id", "kind", "tariff_id", "discount_id", "weight_milli", "adjustment",
-)]  # fmt: skip
 _MONTH: sa.BindParameter[str] = sa.bindparam("month")
 _ADDED_UP = (
-    sa.select(*_KEY, sa.cast(sa.func.sum(_CHARGES.c.gpu_seconds), sa.BigInteger).label("gpu_seconds"))
-    .where(among(_CHARGES.c.enterprise_id, "ids"), _CHARGES.c.billed_in == _MONTH)
-    .group_by(*_KEY)
+    sa.select(*LINE, sa.cast(sa.func.sum(CHARGES.c.gpu_seconds), sa.BigInteger).label("gpu_seconds"))
+    .where(among(CHARGES.c.enterprise_id, "ids"), CHARGES.c.billed_in == _MONTH)
+    .group_by(*LINE)
     .subquery()
 )
 # Adjustments last; in them and before them by booking, so that a statement reads the same however it came about.
@@ -154,69 +150,16 @@ def _given_before(
 # -- sums alone: what a page says of drafts. Priced by the database, because a month of the city has 100,000 lines
 
 
-def fen_of(gpu_seconds: Any, rate: Any) -> Any:
-    """`pricing.to_fen` in the integers of a database, for what is not negative; `rate` is weight times price.
-
-    GPU-hours and the rest of an hour apart, and the rate's whole fen and the rest of it, so that no product passes
-    2 ** 63 below 60 million GPU-hours or a rate of 10 ** 14 (100,000 yuan an hour at a weight of one).
-    """
-    hours, rest = gpu_seconds // units.SECONDS_PER_HOUR, gpu_seconds % units.SECONDS_PER_HOUR
-    whole, part = rate // _RATE_OF_A_FEN, rate % _RATE_OF_A_FEN
-    exact = hours * part * units.SECONDS_PER_HOUR + rest * rate
-    return hours * whole + (2 * exact + TO_FEN) // (2 * TO_FEN)
-
-
-_RATE_OF_A_FEN = 1_000 * units.MICRO_PER_FEN
-
-
-def _sums(*these: sa.ColumnElement[bool], by: Sequence[sa.ColumnElement[Any]] = ()) -> sa.Select[*tuple[Any, ...]]:
-    """GPU-seconds, and fen before and after discounts, of some charges; each line rounded as on its statement."""
-    whole = sa.BigInteger()
-    lines = (
-        sa.select(*_KEY, _CHARGES.c.billed_in, sa.cast(sa.func.sum(_CHARGES.c.gpu_seconds), whole).label("seconds"))
-        .where(*these)
-        .group_by(*_KEY, _CHARGES.c.billed_in)
-        .subquery()
-    )
-    listed, agreed = Tariff.price_micro_yuan, Discount.price_micro_yuan
-    contract = sa.case(
-        (agreed < listed, agreed),
-        (agreed.is_not(None), listed),
-        else_=listed * (100 - sa.func.coalesce(Discount.percent, 0)) // 100,
-    )
-    rates = (
-        sa.select(
-            *(lines.c[column.name] for column in by),
-            lines.c.seconds,
-            sa.func.abs(lines.c.seconds, type_=whole).label("size"),
-            sa.case((lines.c.seconds < 0, -1), else_=1).label("sign"),
-            (lines.c.weight_milli * sa.cast(listed, whole)).label("listed"),
-            (lines.c.weight_milli * sa.cast(contract, whole)).label("contract"),
-        )
-        .join(Tariff, Tariff.id == lines.c.tariff_id)
-        .outerjoin(Discount, Discount.id == lines.c.discount_id)
-        .subquery()
-    )
-    kept = [rates.c[column.name] for column in by]
-    return sa.select(
-        *kept,
-        sa.func.sum(rates.c.seconds),
-        sa.func.sum(rates.c.sign * fen_of(rates.c.size, rates.c.listed)),
-        sa.func.sum(rates.c.sign * fen_of(rates.c.size, rates.c.contract)),
-    ).group_by(*kept)
-
-
-_OF_ENTERPRISES = _sums(
-    among(_CHARGES.c.billed_in, "months"),
-    among(_CHARGES.c.enterprise_id, "ids"),
-    by=(_CHARGES.c.enterprise_id, _CHARGES.c.billed_in),
+_OF_ENTERPRISES = sums_of(
+    among(CHARGES.c.billed_in, "months"),
+    among(CHARGES.c.enterprise_id, "ids"),
+    by=(CHARGES.c.enterprise_id, CHARGES.c.billed_in),
 )
-_OF_ONE = _sums(_CHARGES.c.billed_in == _MONTH, _CHARGES.c.enterprise_id == sa.bindparam("enterprise"))
-_OF_DRAFTS = _sums(
-    _CHARGES.c.billed_in == _MONTH,
+_OF_DRAFTS = sums_of(
+    CHARGES.c.billed_in == _MONTH,
     sa.exists().where(
-        Statement.enterprise_id == _CHARGES.c.enterprise_id,
-        Statement.month == _CHARGES.c.billed_in,
+        Statement.enterprise_id == CHARGES.c.enterprise_id,
+        Statement.month == CHARGES.c.billed_in,
         Statement.state.in_(COMPUTED),
     ),
 )
@@ -237,12 +180,6 @@ def sums_before_subsidy(
     these = {"ids": list(enterprise_ids), "months": list(months)}
     rows = session.connection().execute(_OF_ENTERPRISES, these).all()
     return {(enterprise, month): _totals(*sums) for enterprise, month, *sums in rows}
-
-
-def month_before_subsidy(session: Session, month: str, enterprise_id: int) -> Totals:
-    """`sums_before_subsidy` of one enterprise's month."""
-    asked = {"month": month, "enterprise": enterprise_id}
-    return _totals(*session.connection().execute(_OF_ONE, asked).one())
 
 
 def drafts_before_subsidy(session: Session, month: str) -> Totals:

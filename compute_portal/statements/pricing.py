@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from .. import units
+from ..pools.prices import TO_FEN
 from ..subsidies.rules import Cost, Entitled, Relief, Take, relieve, takes_of
 from ..usage.models import ChargeKind
-
-# thousandths of a card × seconds → hours, then micro-yuan → fen
-TO_FEN = 1_000 * units.SECONDS_PER_HOUR * units.MICRO_PER_FEN
 
 
 @dataclass(frozen=True, slots=True)

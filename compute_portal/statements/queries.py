@@ -369,11 +369,6 @@ def drafts_so_far(session: Session, month: str) -> Totals:
     return billing.drafts_before_subsidy(session, month)
 
 
-def month_so_far(session: Session, month: str, enterprise_id: int) -> Totals:
-    """What one enterprise's month comes to so far, after discounts, before subsidies and tax: one query."""
-    return billing.month_before_subsidy(session, month, enterprise_id)
-
-
 def count_in_all(session: Session) -> int:
     """Statements that a month's close has frozen."""
     return (

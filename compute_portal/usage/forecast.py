@@ -18,13 +18,11 @@ from .. import clock
 from ..access import Actor, sees_all
 from ..allocations.models import Allocation
 from ..allocations.states import AllocationState
-from ..bookings import prices
 from ..bookings.models import Attempt, Booking
 from ..ledger.queries import Balance, balances
-from ..pools.models import Discount, Pool, Tariff
-from ..pools.prices import to_fen
+from ..pools.models import Pool
 from ..programmes.models import Programme
-from .models import Charge, UsageRecord
+from .models import UsageRecord
 
 WINDOW = dt.timedelta(days=14)
 LEAST = dt.timedelta(days=1)
@@ -199,37 +197,3 @@ def _of(
         until=until,
         ends_at=ends_at,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Spend:
-    """What a month's charges come to so far, before subsidy and tax: GPU-seconds, and micro-yuan to the fen."""
-
-    gpu_seconds: int
-    list_micro_yuan: int
-    net_micro_yuan: int
-
-
-def spend(session: Session, enterprise_id: int, month: str) -> Spend:
-    """Everything billed in the month: usage, fees, credits, each rounded as the line of the statement. One query."""
-    of_line = (Charge.booking_id, Charge.kind, Charge.adjustment)
-    rows = session.execute(
-        sa.select(
-            Charge.weight_milli, Tariff.id, Tariff.price_micro_yuan, Discount.id, Discount.percent,
-            Discount.price_micro_yuan, sa.func.sum(Charge.gpu_seconds),
-        )
-        .join(Tariff, Tariff.id == Charge.tariff_id)
-        .outerjoin(Discount, Discount.id == Charge.discount_id)
-        .where(Charge.enterprise_id == enterprise_id, Charge.billed_in == month)
-        .group_by(
-            *of_line, Charge.weight_milli, Tariff.id, Tariff.price_micro_yuan, Discount.id, Discount.percent,
-            Discount.price_micro_yuan,
-        )
-    )  # fmt: skip
-    seconds, at_list, net = 0, 0, 0
-    for weight, tariff_id, price, discount_id, percent, contract, amount in rows:
-        point = prices.price_point(tariff_id, price, discount_id, percent, contract, weight)
-        seconds += int(amount)
-        at_list += to_fen(point.list_of(int(amount)))
-        net += to_fen(point.contract_of(int(amount)))
-    return Spend(seconds, at_list, net)

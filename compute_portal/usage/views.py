@@ -31,11 +31,12 @@ from ..sentences import NotFound, Refusal, Sentence
 from ..signin.queries import names_of
 from . import queries, service
 from .burn import burn
-from .forecast import of_allocation, outlooks, spend
+from .forecast import of_allocation, outlooks
 from .forms import CorrectionForm, RerateForm
 from .freshness import freshness
 from .models import ChargeKind
 from .queries import Change, RecordRow, Sums, Which
+from .sums import spend
 
 blueprint = Blueprint("usage", __name__, template_folder="templates")
 MONTH = re.compile(r"20\d\d-(0[1-9]|1[0-2])")
@@ -229,12 +230,13 @@ def _by_member(which: Which, by: Actor, sums: Sums) -> dict[str, object]:
     enterprise_id = which.enterprise_id or by.enterprise_id or 0
     fresh = freshness(read(), by, now(), enterprise_id)
     page = paging.page_of(len(sums.by_member))
+    costs = by.may(Permission.STATEMENT_VIEW)
     return {
         "members": sums.by_member[page.offset : page.offset + page.size],
         "page": page,
         "find": None,
         "fresh": fresh,
-        "spend": spend(read(), enterprise_id, which.month or "") if by.may(Permission.STATEMENT_VIEW) else None,
+        "spend": spend(read(), enterprise_id, which.month or "") if costs else None,
         "current": outlooks(read(), enterprise_id, by, fresh.metered_until),
     }
 

@@ -12,8 +12,9 @@ from compute_portal import clock, units
 from compute_portal.allocations.models import Allocation
 from compute_portal.ledger.queries import balance
 from compute_portal.policy import Policy
-from compute_portal.usage.forecast import DAY, Forecast, forecast, of_allocation, outlooks, spend
+from compute_portal.usage.forecast import DAY, Forecast, forecast, of_allocation, outlooks
 from compute_portal.usage.freshness import freshness
+from compute_portal.usage.sums import spend
 from tests import walk
 from tests.cast import HOUR, NOW, Cast
 
