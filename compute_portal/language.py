@@ -210,11 +210,15 @@ def day(value: dt.date, language: Language, *, year: bool = True, weekday: bool 
 
 def moment(instant: dt.datetime, language: Language, now: dt.datetime | None = None) -> str:
     """'today 18:00', 'Fri 20 Nov 20:00': Beijing time, with the weekday because people plan by it."""
+    return _moment(instant, language, None if now is None else clock.day_of(now))
+
+
+@lru_cache(4_096)
+def _moment(instant: dt.datetime, language: Language, today: dt.date | None) -> str:
     local = instant.astimezone(clock.SHANGHAI)
     on, time = local.date(), f"{local.hour:02}:{local.minute:02}"
-    if now is None:
+    if today is None:
         return f"{day(on, language, year=False, weekday=True)} {time}"
-    today = clock.day_of(now)
     near = _NEAR.get((on - today).days)
     if near:
         return f"{gettext(language, near)} {time}"

@@ -180,10 +180,10 @@ def _globals(language_: Language) -> dict[str, Any]:
     """`_` and `ngettext`: values are escaped; the texts are ours."""
 
     def text(text: str, /, **values: Any) -> Markup:
-        return _marked_up(language_, text) % values if values else _of(language_, text)
+        return _filled_in(language.gettext(language_, text), values) if values else _of(language_, text)
 
     def number_of(one: str, many: str, n: int, /, **values: Any) -> Markup:
-        return Markup(language.ngettext(language_, one, many, n)) % {"num": n, **values}  # noqa: S704
+        return _filled_in(language.ngettext(language_, one, many, n), {"num": n, **values})
 
     return {"_": text, "ngettext": number_of, "language": lambda: language_, "html_lang": lambda: HTML_LANG[language_]}
 
@@ -199,15 +199,15 @@ def _drawing(env: jinja2.Environment) -> Callable[[str, str, str], Markup]:
     return drawn_state
 
 
-@cache
-def _marked_up(language_: Language, text: str) -> Markup:
-    return Markup(language.gettext(language_, text))  # noqa: S704
+def _filled_in(text: str, values: dict[str, Any]) -> Markup:
+    """`Markup(text) % values`, a quarter of the time: every place of our texts is a `%(name)s`."""
+    return Markup(text % {name: _written(value) for name, value in values.items()})  # noqa: S704
 
 
 @cache
 def _of(language_: Language, text: str) -> Markup:
     """Where nothing is put in, `%%` is a per cent sign all the same."""
-    return _marked_up(language_, text) % {}
+    return _filled_in(language.gettext(language_, text), {})
 
 
 def name_of(thing: Any, language_: Language) -> str:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from .. import clock
+from ..db import written
 from ..ledger.queries import Balance, balances
 from ..pools.models import Pool
 from ..programmes.models import Programme
@@ -60,7 +61,8 @@ _OWN = (
 _USABLE = (
     _OWN.where(Allocation.state == AllocationState.ACTIVE, Allocation.ends_on >= sa.bindparam("today"))
     .order_by(Allocation.ends_on, Allocation.id)
-    .limit(MOST)
+    .limit(written(MOST))
+    .subquery()
 )
 _ANSWERS = (
     _OWN.where(
@@ -70,22 +72,21 @@ _ANSWERS = (
         )
     )
     .order_by(Allocation.id.desc())
-    .limit(MOST_ANSWERS)
+    .limit(written(MOST_ANSWERS))
+    .subquery()
 )
+_BOTH = sa.union_all(sa.select(_USABLE), sa.select(_ANSWERS))
 
 
-def list_usable(session: Session, enterprise_id: int, now: dt.datetime) -> list[Own]:
-    """What its members may book on now: active, not ended; the one that ends first comes first. Two queries."""
-    asked = {"enterprise_id": enterprise_id, "today": clock.day_of(now)}
-    rows = session.connection().execute(_USABLE, asked).all()
-    of = balances(session, [row.id for row in rows]) if rows else {}
-    return [Own(*row, of[row.id]) for row in rows]
-
-
-def list_answers(session: Session, enterprise_id: int, since: dt.datetime) -> list[Own]:
-    """Requests of an enterprise that are not decided, or were declined since then, the newest ten. One query."""
-    rows = session.connection().execute(_ANSWERS, {"enterprise_id": enterprise_id, "since": since}).all()
-    return [Own(*row, Balance()) for row in rows]
+def list_own(session: Session, enterprise_id: int, now: dt.datetime, since: dt.datetime) -> tuple[list[Own], list[Own]]:
+    """What its members may book on now (active, not ended; the one that ends first comes first), and requests that are
+    not decided, or were declined since then, the newest ten. Two queries."""
+    asked = {"enterprise_id": enterprise_id, "today": clock.day_of(now), "since": since}
+    rows = session.connection().execute(_BOTH, asked).all()
+    usable = sorted((row for row in rows if row.state is AllocationState.ACTIVE), key=lambda row: (row.ends_on, row.id))
+    answers = sorted((row for row in rows if row.state is not AllocationState.ACTIVE), key=lambda row: -row.id)
+    of = balances(session, [row.id for row in usable]) if usable else {}
+    return [Own._make((*row, of[row.id])) for row in usable], [Own._make((*row, Balance())) for row in answers]
 
 
 class DueReport(NamedTuple):

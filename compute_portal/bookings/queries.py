@@ -31,7 +31,7 @@ from .models import Attempt, Booking, QueuePicture, Standing, Waiter
 from .states import NOT_STARTED, ON_THE_CLUSTER, BookingKind, BookingState, WaiterState
 
 PAGE = 25
-MOST_LISTED = 400 * PAGE  # of everybody's, the newest; older ones are found by their number or their enterprise
+MOST_LISTED = 100 * PAGE  # of everybody's, the newest; older ones are found by their number, enterprise or allocation
 ENDED = frozenset(BookingState) - NOT_STARTED - ON_THE_CLUSTER
 TABS: dict[str, frozenset[BookingState]] = {"current": ON_THE_CLUSTER, "upcoming": NOT_STARTED, "ended": ENDED}
 
@@ -118,21 +118,45 @@ def _joined() -> sa.Select[Booking, Pool, Enterprise, Standing]:
 
 
 # A list's statements are made once: to put one together takes longer than to run it.
+_CONDITIONS: dict[str, sa.ColumnElement[bool]] = {
+    "own": Booking.enterprise_id == sa.bindparam("own"),
+    "enterprise_id": Booking.enterprise_id == sa.bindparam("enterprise_id"),
+    "allocation_id": Booking.allocation_id == sa.bindparam("allocation_id"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """What a list is narrowed to; None leaves it open."""
+
+    enterprise_id: int | None = None
+    allocation_id: int | None = None
+
+
+def _asked(which: Which, by: Actor) -> dict[str, Any]:
+    """The conditions by name with their values: what is asked for, and what the actor may see."""
+    values = {
+        "own": None if sees_all(by) else by.enterprise_id or 0,
+        "enterprise_id": which.enterprise_id,
+        "allocation_id": which.allocation_id,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
 @cache
-def _of_one(states: frozenset[BookingState]) -> sa.Select[*tuple[Any, ...]]:
+def _of_some(states: frozenset[BookingState], names: frozenset[str]) -> sa.Select[*tuple[Any, ...]]:
     return (
-        LISTED.where(Booking.enterprise_id == sa.bindparam("enterprise_id"), Booking.state.in_(states))
+        LISTED.where(*(_CONDITIONS[name] for name in sorted(names)), Booking.state.in_(states))
         .order_by(Booking.id.desc())
         .limit(written(PAGE))
         .offset(sa.bindparam("offset", type_=sa.Integer))
     )
 
 
-_COUNTED_OF_ONE = (
-    sa.select(Booking.state, sa.func.count())
-    .where(Booking.enterprise_id == sa.bindparam("enterprise_id"))
-    .group_by(Booking.state)
-)
+@cache
+def _counted_of_some(names: frozenset[str]) -> sa.Select[*tuple[Any, ...]]:
+    conditions = [_CONDITIONS[name] for name in sorted(names)]
+    return sa.select(Booking.state, sa.func.count()).where(*conditions).group_by(Booking.state)
 
 
 def _counted() -> sa.CompoundSelect[*tuple[Any, ...]]:
@@ -167,22 +191,24 @@ def _of_everybody(states: frozenset[BookingState], page: int) -> sa.Select[*tupl
     )
 
 
-def list_bookings(session: Session, by: Actor, *, states: frozenset[BookingState], page: int = 1) -> list[Listed]:
-    """Newest first: of everybody for the bureau, else of the actor's enterprise."""
-    if sees_all(by):
-        rows = session.connection().execute(_of_everybody(states, page)).all()
+def list_bookings(
+    session: Session, by: Actor, *, states: frozenset[BookingState], which: Which = Which(), page: int = 1
+) -> list[Listed]:
+    """Newest first, as far as the actor may see them: of everybody, or of one enterprise or allocation."""
+    if asked := _asked(which, by):
+        statement = _of_some(states, frozenset(asked))
+        rows = session.connection().execute(statement, asked | {"offset": (page - 1) * PAGE}).all()
     else:
-        own = {"enterprise_id": by.enterprise_id, "offset": (page - 1) * PAGE}
-        rows = session.connection().execute(_of_one(states), own).all()
+        rows = session.connection().execute(_of_everybody(states, page)).all()
     return [Listed(*row) for row in rows]
 
 
-def count_by_tab(session: Session, by: Actor) -> dict[str, int]:
+def count_by_tab(session: Session, by: Actor, which: Which = Which()) -> dict[str, int]:
     """How many are current, upcoming, ended: one query. Of everybody's, more than MOST_LISTED are not told apart."""
-    if sees_all(by):
-        rows = session.connection().execute(_COUNTED).all()
+    if asked := _asked(which, by):
+        rows = session.connection().execute(_counted_of_some(frozenset(asked)), asked).all()
     else:
-        rows = session.connection().execute(_COUNTED_OF_ONE, {"enterprise_id": by.enterprise_id}).all()
+        rows = session.connection().execute(_COUNTED).all()
     return {tab: sum(n for state, n in rows if state in states) for tab, states in TABS.items()}
 
 

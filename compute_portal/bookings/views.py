@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from flask import Blueprint, current_app, make_response, redirect, render_template, request, url_for
@@ -39,7 +40,7 @@ from .forms import (
     propose,
 )
 from .models import Booking
-from .queries import Choice
+from .queries import Choice, Which
 from .service import BookingRequest, Quote
 from .states import NOT_STARTED, ON_THE_CLUSTER, BookingKind, BookingState, WaiterState
 
@@ -58,21 +59,37 @@ IN_ADDRESS = ("allocation_id", "gpus", "starts_at", "ends_at", "longest", "not_b
 @allows(Permission.BOOKING_VIEW)
 def index() -> ResponseReturnValue:
     by = actor()
-    counts = queries.count_by_tab(read(), by)
+    which = Which(_number("enterprise_id"), _number("allocation_id"))
+    counts = queries.count_by_tab(read(), by, which)
     asked = request.args.get("tab")
     tab = asked if asked in counts else next((tab for tab, number in counts.items() if number), "current")
-    page = page_of(min(counts[tab], queries.MOST_LISTED) if by.is_bureau else counts[tab])
-    rows = queries.list_bookings(read(), by, states=queries.TABS[tab], page=page.number) if counts[tab] else []
+    most = queries.MOST_LISTED if by.is_bureau and which == Which() else None
+    page = page_of(counts[tab] if most is None else min(counts[tab], most))
+    rows = (
+        queries.list_bookings(read(), by, states=queries.TABS[tab], which=which, page=page.number)
+        if counts[tab]
+        else []
+    )
     return render_template(
         "bookings/index.html",
         counts=counts,
-        most=queries.MOST_LISTED if by.is_bureau else None,
+        most=most,
+        which=which,
+        kept={name: value for name, value in asdict(which).items() if value is not None},
         tab=tab,
         page=page,
         rows=rows,
         told=lambda reason, enterprise_id: queues.told(reason, enterprise_id, by),
-        next_step=_next_step() if not rows and by.may(Permission.BOOKING_SUBMIT) else None,
+        next_step=_next_step() if not rows and which == Which() and by.may(Permission.BOOKING_SUBMIT) else None,
     )
+
+
+def _number(name: str) -> int | None:
+    """A filter in the address; nonsense finds nothing rather than everything."""
+    asked = request.args.get(name)
+    if asked is None:
+        return None
+    return int(asked) if asked.isascii() and asked.isdigit() and int(asked) < 2**31 else 0
 
 
 def _next_step() -> dict[str, Any] | None:

@@ -101,8 +101,7 @@ _KEYS = sa.select(sa.func.count()).where(SshKey.user_id == sa.bindparam("user_id
 def member_desk(session: Session, enterprise_id: int, by: Actor, *, now: dt.datetime) -> MemberDesk:
     """Eight queries at most. `by` is a member or manager of this enterprise."""
     mine = _mine(session, enterprise_id, now)
-    usable = own.list_usable(session, enterprise_id, now)
-    answers = own.list_answers(session, enterprise_id, now - ANSWERED)
+    usable, answers = own.list_own(session, enterprise_id, now, now - ANSWERED)
     keys = session.connection().scalar(_KEYS, {"user_id": by.user_id})
     last = clock.day_of(now + ENDING)
     by_state = {state: [row for row in answers if row.state is state] for state in AllocationState}

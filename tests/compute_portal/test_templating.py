@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import pytest
 from flask import Flask, url_for
 from hypothesis import given
@@ -10,6 +12,7 @@ from markupsafe import Markup, escape
 
 from compute_portal import language, units
 from compute_portal.db import Database
+from compute_portal.desk.queue import Kind
 from compute_portal.navigation import address
 from compute_portal.policy import Policy
 from compute_portal.templating import Environment, in_language
@@ -39,8 +42,15 @@ def test_an_address_is_what_flask_makes_of_it(app: Flask, mounted_at: str) -> No
             ("bookings.index", {"page": 2, "tab": "ended"}),
             ("bookings.new", {"allocation_id": 12, "gpus": 8}),
             ("bookings.new", {"gpus": 8, "allocation_id": 12, "title": None}),
+            ("bookings.new", {"gpus": 8, "allocation_id": 12, "title": "1"}),
+            ("bookings.new", {"gpus": 8, "allocation_id": 12, "title": 1}),
+            ("bookings.new", {"gpus": 8, "allocation_id": 12, "title": True}),
+            ("bookings.index", {"tab": "a&b <c>", "_anchor": "x y"}),
+            ("desk.queue", {"kind": Kind.BOOKING, "mine": None}),
+            ("usage.index", {"month": dt.date(2026, 11, 1)}),
         ]:
-            assert address(endpoint, **values) == url_for(endpoint, **values)
+            for _ in range(2):
+                assert address(endpoint, **values) == url_for(endpoint, **values)
         with pytest.raises(Exception, match="booking_id"):
             address("bookings.page")
 

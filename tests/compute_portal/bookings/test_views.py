@@ -348,6 +348,31 @@ def test_a_long_list_has_pages(chen: FlaskClient, cast: Cast, policy: Policy) ->
 # -- one booking
 
 
+def test_a_list_is_narrowed_to_an_allocation_or_an_enterprise_and_stays_so(
+    app: Flask, chen: FlaskClient, cast: Cast, policy: Policy
+) -> None:
+    cast.submit(cast.flexible(title="屿声的"), policy.bookings)
+    cast.submit(cast.flexible(title="鹭屿的", allocation_id=cast.other_allocation), policy.bookings, by=cast.stranger)
+    zhou = sign_in(app, cast.users["zhou"], language="en")
+    for narrowed, shown, left_out in (
+        (f"allocation_id={cast.allocation}", "屿声的", "鹭屿的"),
+        (f"allocation_id={cast.other_allocation}", "鹭屿的", "屿声的"),
+        (f"enterprise_id={cast.luyu}", "鹭屿的", "屿声的"),
+    ):
+        page = zhou.get(f"/bookings?{narrowed}")
+        assert shown in words(page) and left_out not in words(page) and "1–1 of 1 booking" in words(page)
+        assert f"/bookings?tab=ended&amp;{narrowed}" in page.text
+        assert "Bookings in other states are under the tabs above." in words(
+            zhou.get(f"/bookings?tab=ended&{narrowed}")
+        )
+    assert f"/bookings?allocation_id={cast.allocation}" in chen.get(f"/allocations/{cast.allocation}").text
+    assert f"/bookings?enterprise_id={cast.luyu}" in zhou.get(f"/enterprises/{cast.luyu}/overview").text
+    assert "屿声的" in words(chen.get(f"/bookings?allocation_id={cast.allocation}"))
+    for others in (f"allocation_id={cast.other_allocation}", f"enterprise_id={cast.luyu}", "allocation_id=x"):
+        seen = words(chen.get(f"/bookings?{others}"))
+        assert "鹭屿的" not in seen and "屿声的" not in seen
+
+
 def test_of_everybodys_bookings_the_newest_are_listed_and_more_are_not_counted(
     app: Flask, cast: Cast, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
