@@ -132,7 +132,7 @@ def member_desk(session: Session, enterprise_id: int, by: Actor, *, now: dt.date
 def _recent() -> sa.Select[*tuple[Any, ...]]:
     """All that is open and the newest of what ended: two walks of an index, however many bookings there are."""
     of_the_firm = sa.select(Booking.id).where(Booking.enterprise_id == sa.bindparam("enterprise_id"))
-    newest = of_the_firm.order_by(Booking.id.desc()).limit(written(5 * SHOWN)).subquery()
+    newest = of_the_firm.order_by(Booking.id.desc()).limit(written(SHOWN)).subquery()
     ids = sa.union(of_the_firm.where(Booking.state.in_(OPEN)), sa.select(newest.c.id))
     is_open = Booking.state.in_(OPEN)
     return (

@@ -37,7 +37,7 @@ from ..review.states import AppealState
 from .models import TimetableEntry, TimetableRun
 
 PAGE = 25
-MOST_COUNTED = 1_000  # of a kind: more than nobody counts
+MOST_COUNTED = 500  # of a kind: more than nobody counts
 DAY = 86_400
 
 
@@ -141,6 +141,11 @@ class Queue:
     @property
     def total(self) -> int:
         return sum(self.counts.values())
+
+    @property
+    def has_more(self) -> bool:
+        """Of some kind more than was counted."""
+        return MOST_COUNTED in self.counts.values()
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,3 +186,16 @@ def test_the_queue_takes_as_many_queries_for_a_hundred_things_as_for_one(app: Fl
             assert client.get("/queue").status_code == 200
         counted.append(len(queries))
     assert counted[0] == counted[1] <= 10
+
+
+def test_what_is_not_counted_whole_is_said_to_be_at_least_so_many(
+    app: Flask, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(cast, *(ask(cast, NOW + HOUR) for _ in range(4)))
+    zhou = sign_in(app, cast.users["zhou"], language="en")
+    assert "4 things wait for a decision" in words(zhou.get("/queue"))
+    monkeypatch.setattr(queues, "MOST_COUNTED", 3)
+    queues._counting.cache_clear()
+    page = words(zhou.get("/queue"))
+    queues._counting.cache_clear()
+    assert "At least 3 things wait for a decision" in page and "3+ All" in page
