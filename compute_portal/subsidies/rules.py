@@ -209,6 +209,63 @@ def relief(
     return amount if left_of_cap is None else min(amount, max(0, left_of_cap))
 
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What the scheme bears of a cost in an enterprise's first month, in micro-yuan. `size_class` is empty where every
+    size gets the same; `limit` says what made it less than the rate: "cap", "minimum" or nothing."""
+
+    size_class: str
+    cost_micro_yuan: int
+    given_micro_yuan: int
+    limit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """Of whom: with this trait, on cards of this class, as the award promised so much; where the scheme asks for it."""
+
+    rows: tuple[Case, ...]
+    trait: str
+    models: tuple[str, ...]
+    award_permille: int
+
+
+CASE_COSTS = (10_000 * units.MICRO_PER_YUAN, 100_000 * units.MICRO_PER_YUAN)
+CASE_AWARD = 300  # thousandths
+
+
+def cases(rules: SchemeRules) -> Cases:
+    """Two round costs, one that the cap cuts and one below the minimum, where there are such; by the rule itself."""
+    award = CASE_AWARD if rules.rate_of_award else 0
+    trait = rules.any_trait[0] if rules.any_trait else ""
+    traits = (trait,) if trait else ()
+    resource = None
+    if not rules.rate_permille and not rules.rate_by_size and rules.rate_by_resource:
+        resource = max(rules.rate_by_resource, key=lambda key: rules.rate_by_resource[key])
+    sizes = [size for size in SIZE_CLASSES if size in rules.size_classes]
+    cap, rows = rules.cap(traits), []
+    for size in sizes if rules.rate_by_size else sizes[:1]:
+        costs = {max(cost, rules.minimum_micro_yuan) for cost in CASE_COSTS}
+        if rules.minimum_micro_yuan:
+            costs.add(rules.minimum_micro_yuan // 2)
+        if cap is not None and (rate := rules.rate(size, resource, traits, award)):
+            step = CASE_COSTS[0]
+            costs.add(-(-2 * cap * PERMILLE // rate // step) * step)
+        rows += [_case(rules, size, cost, cap, resource, traits, award) for cost in sorted(costs)]
+    models = rules.resources.get(resource, ()) if resource is not None else ()
+    return Cases(tuple(rows), trait, tuple(models), award)
+
+
+def _case(
+    rules: SchemeRules, size: str, cost: int, cap: int | None, resource: str | None, traits: Sequence[str], award: int
+) -> Case:
+    told = size if rules.rate_by_size else ""
+    if cost < rules.minimum_micro_yuan:
+        return Case(told, cost, 0, "minimum")
+    given = relief(Fraction(cost), rules, size, resource, cap, traits=traits, award_permille=award)
+    return Case(told, cost, given, "cap" if cap is not None and given == cap else "")
+
+
 # -- a month of one enterprise ----------------------------------------------------------------------------------------
 
 

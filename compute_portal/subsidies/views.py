@@ -26,7 +26,7 @@ from ..signin.queries import names_of
 from . import budgets, queries, service
 from .forms import DeclareForm, MoneyForm, SchemeForm, TraitForm, usual_rules
 from .models import Scheme, SchemeVersion
-from .rules import SchemeRules
+from .rules import SchemeRules, cases
 from .states import MODES, ROUNDINGS, TRAITS, SchemeKind
 
 blueprint = Blueprint("subsidies", __name__, template_folder="templates")
@@ -114,6 +114,7 @@ def _page(scheme_id: int, form: MoneyForm) -> ResponseReturnValue:
     (row,) = budgets.report(read(), [scheme], on)
     points = budgets.through_the_year(read(), scheme, on)
     fundings = budgets.list_fundings(read(), scheme)
+    rules = SchemeRules.from_json(shown.rules)
     return show(
         "subsidies/page.html",
         form,
@@ -126,7 +127,8 @@ def _page(scheme_id: int, form: MoneyForm) -> ResponseReturnValue:
         plot=budgets.draw(points, row.forecast),
         versions=versions,
         version=shown,
-        rules=SchemeRules.from_json(shown.rules),
+        rules=rules,
+        cases=cases(rules),
         fundings=fundings,
         names=names_of(read(), [entry.by_id for entry in fundings] + [version.made_by for version in versions]),
         modes=MODES,

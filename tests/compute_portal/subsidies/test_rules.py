@@ -21,6 +21,7 @@ from compute_portal.subsidies.rules import (
     Relief,
     SchemeRules,
     Take,
+    cases,
     check,
     in_fen,
     relief,
@@ -92,6 +93,36 @@ def test_city_and_district_pay_half_each_and_the_odd_fen_is_not_lost() -> None:
     assert list(split(300_000 * YUAN, payers).values()) == [150_000 * YUAN, 150_000 * YUAN]
     assert list(split(30_000, payers).values()) == [20_000, 10_000]  # three fen
     assert split(5 * YUAN, ()) == {}
+
+
+def test_a_page_gives_examples_that_the_rule_itself_reckons() -> None:
+    def told(city: str) -> list[tuple[str, int, int, str]]:
+        rows = cases(CITIES[city]).rows
+        return [(e.size_class, e.cost_micro_yuan // YUAN, e.given_micro_yuan // YUAN, e.limit) for e in rows]
+
+    assert told("Zhuhai") == [("", 10_000, 5_000, ""), ("", 100_000, 50_000, ""), ("", 8_000_000, 2_000_000, "cap")]
+    assert told("Qingyang")[:2] == [("", 2_500, 0, "minimum"), ("", 10_000, 3_000, "")]
+    assert told("Haizhu")[0] == ("", 10_000, 3_000, "") and cases(CITIES["Haizhu"]).trait == "demo_project"
+    by_size = dataclasses.replace(CITIES["Zhuhai"], rate_permille=0, rate_by_size={"micro": 700, "small": 500})
+    of_10_000 = [e for e in cases(by_size).rows if e.cost_micro_yuan == 10_000 * YUAN]
+    sizes = {e.size_class: e.given_micro_yuan // YUAN for e in of_10_000}
+    assert sizes == {"micro": 7_000, "small": 5_000, "medium": 0, "large": 0}
+    by_card = dataclasses.replace(CITIES["Hangzhou"], rate_permille=0)
+    assert cases(by_card).models[0] == "Ascend" and cases(by_card).rows[0].given_micro_yuan == 3_000 * YUAN
+    promised = dataclasses.replace(CITIES["Zhuhai"], rate_of_award=True, cap_micro_yuan=None)
+    assert cases(promised).award_permille == 300
+    assert [e.given_micro_yuan // YUAN for e in cases(promised).rows] == [3_000, 30_000]
+
+
+@given(st.sampled_from(sorted(CITIES)), st.integers(0, 10**9))
+def test_no_example_gives_more_than_the_cost_or_the_cap(city: str, minimum: int) -> None:
+    rules = dataclasses.replace(CITIES[city], minimum_micro_yuan=minimum * 10_000)
+    found = cases(rules)
+    cap = rules.cap((found.trait,) if found.trait else ())
+    assert found.rows and all(
+        e.given_micro_yuan <= min(e.cost_micro_yuan, cap or e.cost_micro_yuan) for e in found.rows
+    )
+    assert minimum < 2 or any(e.limit == "minimum" and e.given_micro_yuan == 0 for e in found.rows)
 
 
 def test_every_example_is_whole_reads_back_and_reimburses() -> None:

@@ -71,6 +71,7 @@ def test_finance_opens_a_scheme_from_the_form_funds_it_and_revises_it(app: Flask
     assert post(he, "/schemes/1/fund", {"amount": "viel"}, page="/schemes/1").status_code == 422
     assert post(he, "/schemes/1/fund", {"amount": "1,000,000"}, page="/schemes/1").status_code == 302
     assert "¥1,000,000.00 of ¥1,000,000.00 are left" in words(he.get("/schemes/1"))
+    assert "For example What it bears of a company’s cost in its first month" in words(he.get("/schemes/1"))
     shown = he.get("/schemes/1/revise").text
     assert "startup 60\nchampion 55" in shown and 'value="2026-12-01"' in shown
     later = FILLED | {"rate": "30", "from_on": "2026-12-01"}
