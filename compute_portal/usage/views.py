@@ -27,6 +27,7 @@ from ..forms import show
 from ..guard import actor, allows, log_access, now, one_time, portal, read, tell
 from ..language import N_, typed
 from ..ledger.models import Bucket
+from ..navigation import address
 from ..sentences import NotFound, Refusal, Sentence
 from ..signin.queries import names_of
 from . import queries, service
@@ -127,7 +128,7 @@ def _in_address(which: Which) -> dict[str, Any]:
 
 def _records_of(which: Which) -> Callable[..., str]:
     """What a number opens to: the records of the same filters, some changed."""
-    return lambda **changes: url_for("usage.records", **_in_address(replace(which, **changes)))
+    return lambda **changes: address("usage.records", **_in_address(replace(which, **changes)))
 
 
 def _searched() -> str:
@@ -206,8 +207,8 @@ def index() -> ResponseReturnValue:
         plot=_plot(which.month or "", sums.by_day) if sums.total else None,
         months=_neighbours(which, by),
         records=_records_of(which),
-        month_address=lambda month: url_for("usage.index", month=month, enterprise_id=which.enterprise_id),
-        export=url_for("usage.export", **_in_address(which)) if by.may(Permission.USAGE_EXPORT) else None,
+        month_address=lambda month: address("usage.index", month=month, enterprise_id=which.enterprise_id),
+        export=address("usage.export", **_in_address(which)) if by.may(Permission.USAGE_EXPORT) else None,
         **(_by_member(which, by, sums) if of_one else _by_enterprise(which, by)),
     )
 
