@@ -66,6 +66,7 @@ class Booking(Base):
         ),
         sa.Index("ix_bookings_enterprise_id_id", "enterprise_id", "id"),
         sa.Index("ix_bookings_enterprise_id_state", "enterprise_id", "state", "id"),
+        sa.Index("ix_bookings_enterprise_id_ended_at", "enterprise_id", "ended_at"),
         sa.Index("ix_bookings_pool_id_state", "pool_id", "state"),
         sa.Index("ix_bookings_state_id", "state", "id"),
         sa.Index("ix_bookings_under_way_state", "under_way", "state", "id"),

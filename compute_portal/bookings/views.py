@@ -89,7 +89,7 @@ def _number(name: str) -> int | None:
     asked = request.args.get(name)
     if asked is None:
         return None
-    return int(asked) if asked.isascii() and asked.isdigit() and int(asked) < 2**31 else 0
+    return int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else 0
 
 
 def _next_step() -> dict[str, Any] | None:

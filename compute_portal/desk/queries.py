@@ -135,15 +135,14 @@ def member_desk(session: Session, enterprise_id: int, by: Actor, *, now: dt.date
 
 
 def _recent() -> sa.Select[*tuple[Any, ...]]:
-    """All that is open and the newest of what ended: two walks of an index, however many bookings there are."""
+    """All that is open and what ended last: two walks of an index, however many bookings there are."""
     of_the_firm = sa.select(Booking.id).where(Booking.enterprise_id == sa.bindparam("enterprise_id"))
-    newest = of_the_firm.order_by(Booking.id.desc()).limit(written(SHOWN)).subquery()
-    ids = sa.union(of_the_firm.where(Booking.state.in_(OPEN)), sa.select(newest.c.id))
+    since = Booking.ended_at >= sa.bindparam("since", type_=UtcDateTime)
+    last = of_the_firm.where(since).order_by(Booking.ended_at.desc()).limit(written(SHOWN)).subquery()
+    ids = sa.union(of_the_firm.where(Booking.state.in_(OPEN)), sa.select(last.c.id))
     is_open = Booking.state.in_(OPEN)
     return (
-        bookings.LISTED.where(
-            Booking.id.in_(ids), sa.or_(is_open, Booking.ended_at >= sa.bindparam("since", type_=UtcDateTime))
-        )
+        bookings.LISTED.where(Booking.id.in_(ids))
         .order_by(
             sa.case(
                 (Booking.state.in_(ON_THE_CLUSTER), written(0)),
@@ -152,7 +151,8 @@ def _recent() -> sa.Select[*tuple[Any, ...]]:
                 else_=written(3),
             ),
             sa.case((is_open, sa.func.coalesce(Booking.starts_at, Booking.submitted_at))),
-            sa.case((is_open, Booking.id), else_=-Booking.id),
+            sa.case((is_open, sa.null()), else_=Booking.ended_at).desc(),
+            Booking.id,
         )
         .limit(written(5 * SHOWN))
     )

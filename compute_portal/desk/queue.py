@@ -144,7 +144,7 @@ class Queue:
 
     @property
     def has_more(self) -> bool:
-        """Of some kind more than was counted."""
+        """Of some kind there may be more than were counted."""
         return MOST_COUNTED in self.counts.values()
 
 

@@ -237,33 +237,31 @@ CASE_AWARD = 300  # thousandths
 def cases(rules: SchemeRules) -> Cases:
     """Two round costs, one that the cap cuts and one below the minimum, where there are such; by the rule itself."""
     award = CASE_AWARD if rules.rate_of_award else 0
-    trait = rules.any_trait[0] if rules.any_trait else ""
-    traits = (trait,) if trait else ()
+    for_all = bool(award or rules.rate_permille or any(rules.rate_by_size.values()))
     resource = None
-    if not rules.rate_permille and not rules.rate_by_size and rules.rate_by_resource:
+    if not for_all and rules.rate_by_resource:
         resource = max(rules.rate_by_resource, key=lambda key: rules.rate_by_resource[key])
+    admitted = rules.any_trait or (() if for_all or resource else tuple(rules.rate_by_trait))
+    trait = max(admitted, key=lambda each: rules.rate_by_trait.get(each, 0), default="")
+    traits = (trait,) if trait else ()
+    by_size = bool(rules.rate_by_size) and not rules.rate_of_award
     sizes = [size for size in SIZE_CLASSES if size in rules.size_classes]
-    cap, rows = rules.cap(traits), []
-    for size in sizes if rules.rate_by_size else sizes[:1]:
+    cap, rows = rules.cap(traits), list[Case]()
+    for size in sizes if by_size else sizes[:1]:
         costs = {max(cost, rules.minimum_micro_yuan) for cost in CASE_COSTS}
         if rules.minimum_micro_yuan:
             costs.add(rules.minimum_micro_yuan // 2)
         if cap is not None and (rate := rules.rate(size, resource, traits, award)):
             step = CASE_COSTS[0]
             costs.add(-(-2 * cap * PERMILLE // rate // step) * step)
-        rows += [_case(rules, size, cost, cap, resource, traits, award) for cost in sorted(costs)]
+        for cost in sorted(costs):
+            full = relief(Fraction(cost), rules, size, resource, traits=traits, award_permille=award)
+            given, limit = (full, "") if cap is None or full <= cap else (cap, "cap")
+            if cost < rules.minimum_micro_yuan:
+                given, limit = 0, "minimum"
+            rows.append(Case(size if by_size else "", cost, given, limit))
     models = rules.resources.get(resource, ()) if resource is not None else ()
     return Cases(tuple(rows), trait, tuple(models), award)
-
-
-def _case(
-    rules: SchemeRules, size: str, cost: int, cap: int | None, resource: str | None, traits: Sequence[str], award: int
-) -> Case:
-    told = size if rules.rate_by_size else ""
-    if cost < rules.minimum_micro_yuan:
-        return Case(told, cost, 0, "minimum")
-    given = relief(Fraction(cost), rules, size, resource, cap, traits=traits, award_permille=award)
-    return Case(told, cost, given, "cap" if cap is not None and given == cap else "")
 
 
 # -- a month of one enterprise ----------------------------------------------------------------------------------------

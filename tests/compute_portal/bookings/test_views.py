@@ -340,6 +340,8 @@ def test_a_long_list_has_pages(chen: FlaskClient, cast: Cast, policy: Policy) ->
     for n in range(27):
         cast.submit(cast.flexible(gpus=1, hours=1, title=f"run {n}"), policy.bookings)
     first, second = chen.get("/bookings?tab=upcoming"), chen.get("/bookings?tab=upcoming&page=2")
+    odd = chen.get("/bookings?tab=upcoming&endpoint=x&_method=x&_external=1")
+    assert odd.status_code == 200 and 'href="/bookings?tab=upcoming&amp;page=2"' in odd.text
     assert "1–25 of 27 bookings" in words(first) and "26–27 of 27 bookings" in words(second)
     assert "run 0" in words(second) and "run 0 " not in words(first)
     assert chen.get("/bookings?tab=nonsense&page=x").status_code == 200
@@ -368,7 +370,8 @@ def test_a_list_is_narrowed_to_an_allocation_or_an_enterprise_and_stays_so(
     assert f"/bookings?allocation_id={cast.allocation}" in chen.get(f"/allocations/{cast.allocation}").text
     assert f"/bookings?enterprise_id={cast.luyu}" in zhou.get(f"/enterprises/{cast.luyu}/overview").text
     assert "屿声的" in words(chen.get(f"/bookings?allocation_id={cast.allocation}"))
-    for others in (f"allocation_id={cast.other_allocation}", f"enterprise_id={cast.luyu}", "allocation_id=x"):
+    nonsense = ("allocation_id=x", "allocation_id=" + "9" * 5_000)
+    for others in (f"allocation_id={cast.other_allocation}", f"enterprise_id={cast.luyu}", *nonsense):
         seen = words(chen.get(f"/bookings?{others}"))
         assert "鹭屿的" not in seen and "屿声的" not in seen
 

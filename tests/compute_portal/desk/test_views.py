@@ -19,6 +19,8 @@ from compute_portal.allocations.service import AllocationRequest
 from compute_portal.allocations.states import ReportKind
 from compute_portal.bookings import attempts
 from compute_portal.bookings.attempts import Given
+from compute_portal.bookings.models import Booking
+from compute_portal.desk import queries
 from compute_portal.desk.models import Leader, TimetableRun
 from compute_portal.enterprises.models import Enterprise
 from compute_portal.policy import Policy
@@ -317,3 +319,20 @@ def test_somebody_with_two_bureau_roles_gets_one_page_for_both(app: Flask, cast:
     page = start(app, cast, "zhou")
     assert "2 things need you" in page  # the request, and the silent scheduler once
     assert "The timetable" in page
+
+
+def test_a_start_page_names_what_is_open_and_then_what_ended_last_however_many_were_cancelled(
+    app: Flask, cast: Cast, policy: Policy
+) -> None:
+    ids = [cast.submit(cast.flexible(gpus=1, hours=1, title=f"run {n}"), policy.bookings) for n in range(16)]
+
+    def end(session: Session) -> None:
+        over: dict[int, tuple[str, dt.datetime | None]] = dict.fromkeys(range(3, 15), ("cancelled", None))
+        over |= {n: ("finished", NOW - ago) for n, ago in enumerate((HOUR, dt.timedelta(days=5), dt.timedelta(days=9)))}
+        for n, (state, ended_at) in over.items():
+            session.execute(sa.update(Booking).where(Booking.id == ids[n]).values(state=state, ended_at=ended_at))
+
+    cast.database.transaction(end)
+    with cast.database.read_only() as session:
+        shown = queries._mine(session, cast.yusheng, NOW)
+    assert [booking.title for booking in shown] == ["run 15", "run 0", "run 1"]

@@ -109,7 +109,19 @@ def test_a_page_gives_examples_that_the_rule_itself_reckons() -> None:
     assert sizes == {"micro": 7_000, "small": 5_000, "medium": 0, "large": 0}
     by_card = dataclasses.replace(CITIES["Hangzhou"], rate_permille=0)
     assert cases(by_card).models[0] == "Ascend" and cases(by_card).rows[0].given_micro_yuan == 3_000 * YUAN
-    promised = dataclasses.replace(CITIES["Zhuhai"], rate_of_award=True, cap_micro_yuan=None)
+    by_trait = dataclasses.replace(
+        CITIES["Shenzhen"],
+        rate_permille=0,
+        rate_by_trait={"startup": 600, "champion": 700},
+        cap_micro_yuan=7_000 * YUAN,
+    )
+    assert cases(by_trait).trait == "champion"
+    assert [(e.given_micro_yuan // YUAN, e.limit) for e in cases(by_trait).rows] == [
+        (7_000, ""), (7_000, "cap"), (7_000, "cap"),
+    ]  # fmt: skip
+    promised = dataclasses.replace(
+        CITIES["Zhuhai"], rate_of_award=True, rate_by_size={"micro": 700}, cap_micro_yuan=None
+    )
     assert cases(promised).award_permille == 300
     assert [e.given_micro_yuan // YUAN for e in cases(promised).rows] == [3_000, 30_000]
 
