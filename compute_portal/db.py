@@ -96,7 +96,7 @@ def _quoted(element: _Word, _compiler: Any, **_options: Any) -> str:
     return f"'{element.word}'"
 
 
-def _written(words: Any) -> Any:
+def _as_text(words: Any) -> Any:
     if isinstance(words, list | tuple | set | frozenset) and all(isinstance(word, enum.Enum) for word in words):
         return [_Word(word) for word in sorted(words, key=lambda word: str(word.value))]
     return words
@@ -114,10 +114,10 @@ class _Words(sa.Enum):
             return super().operate(op, *other, **options)
 
         def in_(self, other: Any) -> Any:
-            return super().in_(_written(other))
+            return super().in_(_as_text(other))
 
         def not_in(self, other: Any) -> Any:
-            return super().not_in(_written(other))
+            return super().not_in(_as_text(other))
 
     comparator_factory = Comparator
 
