@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ ROLE_NAMES: dict[Role, str] = {
     Role.AUDITOR: N_("auditor"),
     Role.ADMIN: N_("administrator"),
 }
+
+
+DRAWN_ONCE = {"state_picture": "macros.html", "side_by_side": "menu.html", "one_below_the_other": "menu.html"}
 
 
 class _Context(Context):
@@ -87,7 +90,7 @@ class Environment(FlaskEnvironment):
         env = self.overlay(loader=_Translated(loader, language_))
         env.filters = self.filters | _filters(language_)
         env.globals = self.globals | _globals(language_)
-        env.globals["drawn_state"] = _drawing(env)
+        env.globals["drawn"] = _drawing(env)
         return env
 
     def make_globals(self, d: Any) -> Any:
@@ -188,15 +191,15 @@ def _globals(language_: Language) -> dict[str, Any]:
     return {"_": text, "ngettext": number_of, "language": lambda: language_, "html_lang": lambda: HTML_LANG[language_]}
 
 
-def _drawing(env: jinja2.Environment) -> Callable[[str, str, str], Markup]:
-    """`state_picture` of macros.html, drawn once for each state: a list shows one in every row."""
+def _drawing(env: jinja2.Environment) -> Callable[..., Markup]:
+    """What looks the same on many pages or in every row of a list is drawn once: these macros are told everything that
+    they show."""
 
-    @cache
-    def drawn_state(kind: str, state: str, size: str) -> Markup:
-        macros: Any = env.get_template("macros.html").module
-        return Markup(macros.state_picture(kind, state, size))  # noqa: S704
+    @lru_cache(4_096)
+    def drawn(macro: str, *values: Any) -> Markup:
+        return Markup(getattr(env.get_template(DRAWN_ONCE[macro]).module, macro)(*values))  # noqa: S704
 
-    return drawn_state
+    return drawn
 
 
 def _filled_in(text: str, values: dict[str, Any]) -> Markup:
