@@ -28,7 +28,7 @@ from compute_portal.db import Session
 from compute_portal.enterprises import membership
 from compute_portal.enterprises import service as enterprises
 from compute_portal.enterprises.states import SizeClass
-from compute_portal.ledger.queries import Balance, balances
+from compute_portal.ledger.queries import Balance, balance
 from compute_portal.policy import Policy
 from compute_portal.programmes.rules import usual_rules
 from compute_portal.review import appeals, letters
@@ -255,7 +255,7 @@ def _budgets(office: Office, now: dt.datetime) -> None:
     """Two firms gave back what they do not need, so that little is left; a third one limits its members."""
     town = office.town
     with town.database.read_only() as session:
-        found = balances(session, town.allocations.values())
+        found = {id: balance(session, id) for id in town.allocations.values()}
     firm_of = {id: firm for (firm, _pool), id in town.allocations.items() if firm not in ("yusheng", "beiyu")}
     # At some hours of the day all that a firm has left is held: it has nothing to give back then.
     can_give = [id for id in firm_of if found[id].used and found[id].available]

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from .. import clock
 from ..db import written
-from ..ledger.queries import Balance, balances
+from ..ledger.queries import Balance, buckets_of
 from ..pools.models import Pool
 from ..programmes.models import Programme
 from .models import Allocation, Report
@@ -53,6 +53,7 @@ _OWN = (
     sa.select(
         Allocation.id, Allocation.state, Allocation.requested_gpu_seconds, Allocation.awarded_gpu_seconds,
         Allocation.decided_at, Allocation.decision_reason, Allocation.due_at, Allocation.ends_on, *_NAMES,
+        buckets_of(Allocation.id).label("buckets"),
     )
     .join(Programme, Programme.id == Allocation.programme_id)
     .join(Pool, Pool.id == Allocation.pool_id)
@@ -80,13 +81,13 @@ _BOTH = sa.union_all(sa.select(_USABLE), sa.select(_ANSWERS))
 
 def list_own(session: Session, enterprise_id: int, now: dt.datetime, since: dt.datetime) -> tuple[list[Own], list[Own]]:
     """What its members may book on now (active, not ended; the one that ends first comes first), and requests that are
-    not decided, or were declined since then, the newest ten. Two queries."""
+    not decided, or were declined since then, the newest ten. One query."""
     asked = {"enterprise_id": enterprise_id, "today": clock.day_of(now), "since": since}
     rows = session.connection().execute(_BOTH, asked).all()
-    usable = sorted((row for row in rows if row.state is AllocationState.ACTIVE), key=lambda row: (row.ends_on, row.id))
-    answers = sorted((row for row in rows if row.state is not AllocationState.ACTIVE), key=lambda row: -row.id)
-    of = balances(session, [row.id for row in usable]) if usable else {}
-    return [Own._make((*row, of[row.id])) for row in usable], [Own._make((*row, Balance())) for row in answers]
+    found = [Own._make((*row[:-1], Balance.of(row.buckets))) for row in rows]
+    usable = [own for own in found if own.state is AllocationState.ACTIVE]
+    answers = [own for own in found if own.state is not AllocationState.ACTIVE]
+    return sorted(usable, key=lambda own: (own.ends_on, own.id)), sorted(answers, key=lambda own: -own.id)
 
 
 class DueReport(NamedTuple):

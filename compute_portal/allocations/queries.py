@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session
 
 from .. import clock
 from ..access import SYSTEM, Actor, Columns, must_see, visible
+from ..db import one_page
 from ..enterprises.models import Enterprise
 from ..enterprises.queries import EnterpriseName
 from ..ledger.models import Bucket, LedgerAccount, LedgerEntry
-from ..ledger.queries import Balance, balance, balances
+from ..ledger.queries import Balance, buckets_of
 from ..ledger.service import allocation as ledger_owner
 from ..lifecycle import Lifecycle
 from ..pools.models import Pool
@@ -53,9 +54,8 @@ def get_allocation(session: Session, allocation_id: int, by: Actor) -> Allocatio
 
 
 def _rows(session: Session, query: sa.Select[Allocation, Programme, Pool, Enterprise]) -> list[AllocationRow]:
-    found = session.execute(query).all()
-    of = balances(session, [allocation.id for allocation, *_ in found]) if found else {}
-    return [AllocationRow(a, programme, pool, firm, of[a.id]) for a, programme, pool, firm in found]
+    rows = session.execute(query.add_columns(buckets_of(Allocation.id)))
+    return [AllocationRow(a, programme, pool, firm, Balance.of(buckets)) for a, programme, pool, firm, buckets in rows]
 
 
 def _joined() -> sa.Select[Allocation, Programme, Pool, Enterprise]:
@@ -70,14 +70,15 @@ def _joined() -> sa.Select[Allocation, Programme, Pool, Enterprise]:
 def get_row(session: Session, allocation_id: int, by: Actor) -> AllocationRow:
     """Raises NotFound, or for the bureau's people Refusal where a conflict of interest closes it."""
     bound = tie(by.user_id) if by.is_bureau else sa.null()
-    found = session.execute(_joined().add_columns(bound).where(Allocation.id == allocation_id)).first()
+    row = _joined().add_columns(bound, buckets_of(Allocation.id)).where(Allocation.id == allocation_id)
+    found = session.execute(row).first()
     seen = must_see(found[0] if found is not None else None, by)
     if by.is_bureau and seen.state is AllocationState.DRAFT:
         raise NotFound
     assert found is not None
-    allocation, programme, pool, firm, bound_by = found
+    allocation, programme, pool, firm, bound_by, buckets = found
     refuse(bound_by)
-    return AllocationRow(allocation, programme, pool, firm, balance(session, allocation_id))
+    return AllocationRow(allocation, programme, pool, firm, Balance.of(buckets))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +121,13 @@ _LISTED = (
 _BY_STATE = sa.select(Allocation.state, sa.func.count()).group_by(Allocation.state)
 
 
-def _listed(rows: Iterable[Sequence[Any]], of: Mapping[int, Balance]) -> list[Listed]:
+def _listed(rows: Iterable[Sequence[Any]]) -> list[Listed]:
     return [
         Listed(
             id, state, requested, awarded, due_at, ends_on, pool, ProgrammeName(*names[:3]),
-            EnterpriseName(*names[3:]), of.get(id) or Balance(),
+            EnterpriseName(*names[3:]), Balance.of(buckets),
         )
-        for id, state, requested, awarded, due_at, ends_on, pool, *names in rows
+        for id, state, requested, awarded, due_at, ends_on, pool, *names, buckets in rows
     ]  # fmt: skip
 
 
@@ -184,11 +185,14 @@ def count_by_tab(session: Session, by: Actor, which: Which = Which()) -> dict[st
 
 
 @cache
-def _listing(narrowed: _Narrowed, states: frozenset[AllocationState]) -> sa.Select[*tuple[Any, ...]]:
+def _listing(
+    narrowed: _Narrowed, states: frozenset[AllocationState], size: int, *, is_first: bool
+) -> sa.Select[*tuple[Any, ...]]:
     in_them = {REQUESTS: IS_REQUEST, CURRENT: IS_CURRENT}.get(states)
-    query = narrowed.narrow(_LISTED).where(Allocation.state.in_(states) if in_them is None else in_them)
+    query = narrowed.narrow(_LISTED.add_columns(buckets_of(Allocation.id)))
+    query = query.where(Allocation.state.in_(states) if in_them is None else in_them)
     order = (Allocation.due_at, Allocation.id) if states == REQUESTS else (Allocation.id.desc(),)
-    return query.order_by(*order).limit(sa.bindparam("limit")).offset(sa.bindparam("offset"))
+    return one_page(query.order_by(*order), size, is_first=is_first)
 
 
 def list_allocations(
@@ -202,9 +206,9 @@ def list_allocations(
 ) -> list[Listed]:
     """Newest first; requests by the time at which their decision is promised."""
     narrowed, values = _narrowed(which, by)
-    values |= {"limit": limit, "offset": offset}
-    rows = session.connection().execute(_listing(narrowed, states), values).all()
-    return _listed(rows, balances(session, [row[0] for row in rows]))
+    statement = _listing(narrowed, states, limit, is_first=not offset)
+    rows = session.connection().execute(statement, values | {"offset": offset}).all()
+    return _listed(rows)
 
 
 def list_others(session: Session, allocation: Allocation, limit: int = 100) -> list[AllocationRow]:
@@ -391,13 +395,16 @@ def list_open_items(session: Session, by: Actor) -> list[OpenItem]:
 
 
 _TO_DECIDE = (
-    _LISTED.where(IS_WAITING).order_by(Allocation.due_at, Allocation.id).limit(sa.bindparam("limit"))
+    _LISTED.add_columns(sa.null())
+    .where(IS_WAITING)
+    .order_by(Allocation.due_at, Allocation.id)
+    .limit(sa.bindparam("limit"))
 )  # fmt: skip
 
 
 def list_to_decide(session: Session, limit: int = PAGE) -> list[Listed]:
     """Requests that wait for an operator, by due time. One query: nothing is in the ledger yet."""
-    return _listed(session.connection().execute(_TO_DECIDE, {"limit": limit}).all(), {})
+    return _listed(session.connection().execute(_TO_DECIDE, {"limit": limit}).all())
 
 
 def list_ended(session: Session, now: dt.datetime, limit: int = 100) -> list[int]:

@@ -17,7 +17,7 @@ from .. import clock
 from ..access import Actor, must_see, sees_all, visible
 from ..allocations.models import Allocation
 from ..allocations.states import AllocationState
-from ..db import written
+from ..db import one_page, written
 from ..enterprises.models import Enterprise
 from ..enterprises.states import EnterpriseState, SizeClass
 from ..ledger.models import Bucket, LedgerAccount
@@ -144,13 +144,9 @@ def _asked(which: Which, by: Actor) -> dict[str, Any]:
 
 
 @cache
-def _of_some(states: frozenset[BookingState], names: frozenset[str]) -> sa.Select[*tuple[Any, ...]]:
-    return (
-        LISTED.where(*(_CONDITIONS[name] for name in sorted(names)), Booking.state.in_(states))
-        .order_by(Booking.id.desc())
-        .limit(written(PAGE))
-        .offset(sa.bindparam("offset", type_=sa.Integer))
-    )
+def _of_some(states: frozenset[BookingState], names: frozenset[str], *, is_first: bool) -> sa.Select[*tuple[Any, ...]]:
+    rows = LISTED.where(*(_CONDITIONS[name] for name in sorted(names)), Booking.state.in_(states))
+    return one_page(rows.order_by(Booking.id.desc()), PAGE, is_first=is_first)
 
 
 @cache
@@ -196,7 +192,7 @@ def list_bookings(
 ) -> list[Listed]:
     """Newest first, as far as the actor may see them: of everybody, or of one enterprise or allocation."""
     if asked := _asked(which, by):
-        statement = _of_some(states, frozenset(asked))
+        statement = _of_some(states, frozenset(asked), is_first=page == 1)
         rows = session.connection().execute(statement, asked | {"offset": (page - 1) * PAGE}).all()
     else:
         rows = session.connection().execute(_of_everybody(states, page)).all()

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from ..access import SYSTEM, Actor, Role
+from ..db import one_page
 from ..lifecycle import Lifecycle
 from ..sentences import NotFound
 from ..signin import queries as signin
@@ -180,11 +181,11 @@ _WAITS_FIRST = (Enterprise.applied_at, Enterprise.id)
 
 
 @cache
-def _listing(state: EnterpriseState | None) -> sa.Select[*tuple[Any, ...]]:
+def _listing(state: EnterpriseState | None, size: int, *, is_first: bool) -> sa.Select[*tuple[Any, ...]]:
     """Newest first, those that wait for verification oldest first."""
     query = _LISTED if state is None else _LISTED.where(Enterprise.state == state)
     order = _WAITS_FIRST if state is EnterpriseState.APPLIED else (Enterprise.id.desc(),)
-    return query.order_by(*order).limit(sa.bindparam("limit")).offset(sa.bindparam("offset"))
+    return one_page(query.order_by(*order), size, is_first=is_first)
 
 
 def fits(find: str) -> sa.ColumnElement[bool]:
@@ -200,8 +201,8 @@ def list_enterprises(
     session: Session, find: str, state: EnterpriseState | None, *, offset: int, limit: int
 ) -> list[Listed]:
     """One page; the empty text finds all."""
-    query = _listing(state).where(fits(find)) if find else _listing(state)
-    rows = session.connection().execute(query, {"limit": limit, "offset": offset}).all()
+    query = _listing(state, limit, is_first=not offset)
+    rows = session.connection().execute(query.where(fits(find)) if find else query, {"offset": offset}).all()
     return [Listed(*row) for row in rows]
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.functions import FunctionElement
 
-from ..db import among
 from . import service
 from .models import Bucket, LedgerAccount, LedgerEntry, Unit
 
@@ -28,26 +31,44 @@ class Balance:
     def awarded(self) -> int:
         return self.available + self.held + self.used + self.withheld + self.expired - self.overdraft
 
+    @classmethod
+    def of(cls, buckets: dict[str, int] | None) -> Balance:
+        """From what `buckets_of` found. An allocation without accounts (not awarded yet) has zeros."""
+        if not buckets:
+            return cls()
+        owed = buckets.get(Bucket.OVERDRAFT)
+        return cls(**(buckets | {Bucket.OVERDRAFT: -owed})) if owed else cls(**buckets)
 
-_ACCOUNTS = sa.select(LedgerAccount.owner, LedgerAccount.bucket, LedgerAccount.balance).where(
-    among(LedgerAccount.owner, "owners")
-)
+
+class _ByName(FunctionElement[Any]):
+    """Two columns of some rows as one JSON object."""
+
+    type = sa.JSON()
+    inherit_cache = True
 
 
-def balances(session: Session, allocation_ids: Iterable[int]) -> dict[int, Balance]:
-    """One query for any number of allocations; allocations without accounts (not awarded yet) have zeros."""
-    owners = {service.allocation(id): id for id in allocation_ids}
-    if not owners:
-        return {}
-    rows = session.connection().execute(_ACCOUNTS, {"owners": list(owners)}).all()
-    found: dict[int, dict[str, int]] = {id: {} for id in owners.values()}
-    for owner, bucket, balance in rows:
-        found[owners[owner]][bucket.value] = -balance if bucket is Bucket.OVERDRAFT else balance
-    return {id: Balance(**buckets) for id, buckets in found.items()}
+@compiles(_ByName, "postgresql")
+def _in_postgresql(element: _ByName, compiler: Any, **options: Any) -> str:
+    return f"json_object_agg({compiler.process(element.clauses, **options)})"
+
+
+@compiles(_ByName, "sqlite")
+def _in_sqlite(element: _ByName, compiler: Any, **options: Any) -> str:
+    return f"json_group_object({compiler.process(element.clauses, **options)})"
+
+
+def buckets_of(allocation_id: sa.SQLColumnExpression[int]) -> sa.ScalarSelect[Any]:
+    """What an allocation has in each bucket, as one column of a statement about allocations; see `Balance.of`."""
+    owner = sa.literal_column(f"'{service.ALLOCATION}'", sa.String) + sa.cast(allocation_id, sa.String)
+    account = orm.aliased(LedgerAccount)
+    return sa.select(_ByName(account.bucket, account.balance)).where(account.owner == owner).scalar_subquery()
+
+
+_OF_ONE = sa.select(buckets_of(sa.bindparam("allocation_id", type_=sa.Integer)))
 
 
 def balance(session: Session, allocation_id: int) -> Balance:
-    return balances(session, [allocation_id])[allocation_id]
+    return Balance.of(session.connection().scalar(_OF_ONE, {"allocation_id": allocation_id}))
 
 
 def programme_left(session: Session, programme_ids: Iterable[int]) -> dict[int, int]:

@@ -25,6 +25,7 @@ from ..sentences import Refusal, Sentence
 from .models import Bucket, LedgerAccount, LedgerEntry, Unit
 
 BUREAU = "bureau"
+ALLOCATION = "allocation:"  # and its number: who owns an account
 ALLOCATION_BUCKETS = (
     Bucket.WITHHELD, Bucket.AVAILABLE, Bucket.HELD, Bucket.USED, Bucket.EXPIRED, Bucket.OVERDRAFT,
 )  # fmt: skip
@@ -35,7 +36,7 @@ def programme(programme_id: int) -> str:
 
 
 def allocation(allocation_id: int) -> str:
-    return f"allocation:{allocation_id}"
+    return f"{ALLOCATION}{allocation_id}"
 
 
 # Made once: every booking and every usage record runs them.

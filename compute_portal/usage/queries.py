@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -319,20 +319,6 @@ def ledger_entries_of(session: Session, record_id: int) -> list[tuple[LedgerEntr
         .order_by(LedgerEntry.id)
     )
     return [(entry, before, after) for entry, before, after in rows]
-
-
-@cache
-def _months(names: frozenset[str]) -> sa.Select[*tuple[Any, ...]]:
-    return sa.select(sa.func.min(UsageRecord.day_on), sa.func.max(UsageRecord.day_on)).where(
-        *(_CONDITIONS[name] for name in names)
-    )
-
-
-def find_months(session: Session, which: Which, by: Actor) -> tuple[str, str] | None:
-    """The first and the last month with usage of this enterprise, or of all that the actor may see."""
-    asked = _of_month(replace(which, month=None), by)
-    first, last = session.connection().execute(_months(frozenset(asked)), asked).one()
-    return None if first is None else (f"{first:%Y-%m}", f"{last:%Y-%m}")
 
 
 def last_month(session: Session) -> str | None:

@@ -34,7 +34,7 @@ from . import queries, service
 from .burn import burn
 from .forecast import of_allocation, outlooks
 from .forms import CorrectionForm, RerateForm
-from .freshness import freshness
+from .freshness import Span, freshness, span
 from .models import ChargeKind
 from .queries import Change, RecordRow, Sums, Which
 from .sums import spend
@@ -199,17 +199,19 @@ def index() -> ResponseReturnValue:
     which = Which(month=asked.month or clock.month_of(now()), enterprise_id=asked.enterprise_id)
     of_one = not by.is_bureau or which.enterprise_id is not None
     sums = queries.sums(read(), which, by, by_member=of_one)
+    known = span(read(), by, now(), which.enterprise_id)
     return render_template(
         "usage/index.html",
         which=which,
         enterprise=_enterprise(which, by),
         sums=sums,
         plot=_plot(which.month or "", sums.by_day) if sums.total else None,
-        months=_neighbours(which, by),
+        months=_neighbours(which.month or "", known),
+        fresh=known.fresh,
         records=_records_of(which),
         month_address=lambda month: address("usage.index", month=month, enterprise_id=which.enterprise_id),
         export=address("usage.export", **_in_address(which)) if by.may(Permission.USAGE_EXPORT) else None,
-        **(_by_member(which, by, sums) if of_one else _by_enterprise(which, by)),
+        **(_by_member(which, by, sums, known) if of_one else _by_enterprise(which, by)),
     )
 
 
@@ -218,27 +220,24 @@ def _enterprise(which: Which, by: Actor) -> Enterprise | None:
     return None if which.enterprise_id is None else enterprises.get_enterprise(read(), which.enterprise_id, by)
 
 
-def _neighbours(which: Which, by: Actor) -> tuple[str | None, str | None]:
+def _neighbours(shown: str, known: Span) -> tuple[str | None, str | None]:
     """The month before and the one after, where there is anything to see."""
-    found, shown = queries.find_months(read(), which, by), which.month or ""
-    last = max(found[1] if found else "", clock.month_of(now()))
-    earlier = clock.previous_month(shown) if found and found[0] < shown else None
+    last = max(known.last_month or "", clock.month_of(now()))
+    earlier = clock.previous_month(shown) if known.first_month and known.first_month < shown else None
     return earlier, clock.next_month(shown) if shown < last else None
 
 
-def _by_member(which: Which, by: Actor, sums: Sums) -> dict[str, object]:
+def _by_member(which: Which, by: Actor, sums: Sums, known: Span) -> dict[str, object]:
     """One enterprise: who used it, what it costs so far, how long each allocation lasts."""
     enterprise_id = which.enterprise_id or by.enterprise_id or 0
-    fresh = freshness(read(), by, now(), enterprise_id)
     page = paging.page_of(len(sums.by_member))
     costs = by.may(Permission.STATEMENT_VIEW)
     return {
         "members": sums.by_member[page.offset : page.offset + page.size],
         "page": page,
         "find": None,
-        "fresh": fresh,
         "spend": spend(read(), enterprise_id, which.month or "") if costs else None,
-        "current": outlooks(read(), enterprise_id, by, fresh.metered_until),
+        "current": outlooks(read(), enterprise_id, by, known.fresh.metered_until),
     }
 
 
@@ -246,8 +245,7 @@ def _by_enterprise(which: Which, by: Actor) -> dict[str, object]:
     find = _searched()
     page = paging.page_of(queries.count_enterprises(read(), which, by, find))
     rows = queries.sums_by_enterprise(read(), which, by, find, offset=page.offset)
-    fresh = freshness(read(), by, now())
-    return {"firms": rows, "page": page, "find": find, "fresh": fresh, "spend": None, "current": []}
+    return {"firms": rows, "page": page, "find": find, "spend": None, "current": []}
 
 
 # -- an allocation, day by day
