@@ -25,6 +25,7 @@ from config.settings import Settings
 
 from . import clock
 from .access import UNCONFIRMED, Actor, Permission, Role
+from .addresses import address
 from .announcements import queries as announcements
 from .announcements.models import Announcement
 from .announcements.queries import Board
@@ -473,12 +474,12 @@ def home() -> str:
     """Where a person who has no other place to go is sent."""
     who = person()
     if who is None:
-        return url_for("signin.sign_in")
+        return address("signin.sign_in")
     if not who.is_confirmed:
-        return url_for("signin.unconfirmed")
+        return address("signin.unconfirmed")
     if not who.actor.may(Permission.START_VIEW):
-        return url_for("signin.no_role")
-    return url_for("desk.start") if "desk.start" in current_app.view_functions else url_for("signin.account")
+        return address("signin.no_role")
+    return address("desk.start") if "desk.start" in current_app.view_functions else address("signin.account")
 
 
 def log_access(kind: str, detail: str | None = None, user_id: int | None = None) -> None:

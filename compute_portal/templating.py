@@ -25,6 +25,7 @@ from markupsafe import Markup, escape
 
 from . import badges, guard, language, navigation
 from .access import Role
+from .addresses import address
 from .forms import a_form_key
 from .language import HTML_LANG, LANGUAGES, N_, Language
 from .sentences import Sentence
@@ -155,7 +156,7 @@ def equip(app: Flask) -> None:
         static=_static,
         theme=guard.theme,
         this_page=guard.this_page,
-        url_for=navigation.address,
+        url_for=address,
     )
 
 
@@ -231,7 +232,7 @@ def say(what: Sentence | dict[str, Any] | str | None, language_: Language) -> st
 def _other_page(number: int) -> str:
     """The address of this list at another page, filters kept."""
     kept = {name: value for name, value in request.args.items() if name != "endpoint" and not name.startswith("_")}
-    return url_for(request.endpoint or "", **{**kept, **(request.view_args or {}), "page": number})
+    return address(request.endpoint or "", **{**kept, **(request.view_args or {}), "page": number})
 
 
 def _static(filename: str) -> str:

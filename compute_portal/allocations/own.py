@@ -53,20 +53,21 @@ _OWN = (
     sa.select(
         Allocation.id, Allocation.state, Allocation.requested_gpu_seconds, Allocation.awarded_gpu_seconds,
         Allocation.decided_at, Allocation.decision_reason, Allocation.due_at, Allocation.ends_on, *_NAMES,
-        buckets_of(Allocation.id).label("buckets"),
     )
     .join(Programme, Programme.id == Allocation.programme_id)
     .join(Pool, Pool.id == Allocation.pool_id)
     .where(Allocation.enterprise_id == sa.bindparam("enterprise_id"))
 )  # fmt: skip
 _USABLE = (
-    _OWN.where(Allocation.state == AllocationState.ACTIVE, Allocation.ends_on >= sa.bindparam("today"))
+    _OWN.add_columns(buckets_of(Allocation.id).label("buckets"))
+    .where(Allocation.state == AllocationState.ACTIVE, Allocation.ends_on >= sa.bindparam("today"))
     .order_by(Allocation.ends_on, Allocation.id)
     .limit(written(MOST))
     .subquery()
 )
 _ANSWERS = (
-    _OWN.where(
+    _OWN.add_columns(sa.cast(sa.null(), sa.JSON))
+    .where(
         sa.or_(
             Allocation.state.in_(WAITING | {AllocationState.CHANGES_REQUESTED}),
             sa.and_(Allocation.state == AllocationState.DECLINED, Allocation.decided_at >= sa.bindparam("since")),
@@ -103,19 +104,25 @@ class DueReport(NamedTuple):
         return NamesOfProgramme(self.programme_name, self.programme_name_en)
 
 
+_IS_DUE = (
+    Report.enterprise_id == sa.bindparam("enterprise_id"),
+    Report.state.in_((ReportState.DUE, ReportState.RETURNED)),
+    Report.due_on <= sa.bindparam("until"),
+)
 _DUE_REPORTS = (
     sa.select(Report.id, Report.kind, Report.due_on, *_NAMES)
     .join(Allocation, Allocation.id == Report.allocation_id)
     .join(Programme, Programme.id == Allocation.programme_id)
     .join(Pool, Pool.id == Allocation.pool_id)
-    .where(
-        Report.enterprise_id == sa.bindparam("enterprise_id"),
-        Report.state.in_((ReportState.DUE, ReportState.RETURNED)),
-        Report.due_on <= sa.bindparam("until"),
-    )
+    .where(*_IS_DUE)
     .order_by(Report.due_on, Report.id)
-    .limit(MOST_REPORTS)
+    .limit(written(MOST_REPORTS))
 )
+
+
+def a_report_is_due() -> sa.Exists:
+    """Whether `list_reports_due` would find one, for a statement that asks for more."""
+    return sa.exists().where(*_IS_DUE)
 
 
 def list_reports_due(session: Session, enterprise_id: int, until: dt.date) -> list[DueReport]:

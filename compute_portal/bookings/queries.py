@@ -31,7 +31,7 @@ from .models import Attempt, Booking, QueuePicture, Standing, Waiter
 from .states import NOT_STARTED, ON_THE_CLUSTER, BookingKind, BookingState, WaiterState
 
 PAGE = 25
-MOST_LISTED = 100 * PAGE  # of everybody's, the newest; older ones are found by their number, enterprise or allocation
+MOST_LISTED = 40 * PAGE  # of everybody's, the newest; older ones are found by their number, enterprise or allocation
 ENDED = frozenset(BookingState) - NOT_STARTED - ON_THE_CLUSTER
 TABS: dict[str, frozenset[BookingState]] = {"current": ON_THE_CLUSTER, "upcoming": NOT_STARTED, "ended": ENDED}
 

@@ -99,15 +99,17 @@ _UNCONFIRMED = (Claim.enterprise_id == sa.bindparam("enterprise_id"), Claim.stat
 _HAS = sa.select(
     sa.exists().where(SshKey.user_id == sa.bindparam("user_id"), SshKey.removed_at.is_(None)),
     sa.exists().where(*_UNCONFIRMED),
+    own.a_report_is_due(),
 )
 
 
 def member_desk(session: Session, enterprise_id: int, by: Actor, *, now: dt.datetime) -> MemberDesk:
-    """Seven queries at most. `by` is a member or manager of this enterprise."""
+    """Seven queries at most, with the person; mostly five. `by` is a member or manager of this enterprise."""
     mine = _mine(session, enterprise_id, now)
     usable, answers = own.list_own(session, enterprise_id, now, now - ANSWERED)
-    these = {"user_id": by.user_id, "enterprise_id": enterprise_id}
-    has_key, has_claims = session.connection().execute(_HAS, these).one()
+    due_until = clock.day_of(now + COMING)
+    these = {"user_id": by.user_id, "enterprise_id": enterprise_id, "until": due_until}
+    has_key, has_claims, has_reports = session.connection().execute(_HAS, these).one()
     last = clock.day_of(now + ENDING)
     by_state = {state: [row for row in answers if row.state is state] for state in AllocationState}
     unused = [
@@ -120,7 +122,7 @@ def member_desk(session: Session, enterprise_id: int, by: Actor, *, now: dt.date
         to_start=[booking for booking in mine if booking.state is BookingState.RUNNING and not booking.claimed_at],
         coming=[booking for booking in mine if _comes_soon(booking, now)],
         returned=by_state[AllocationState.CHANGES_REQUESTED],
-        reports=own.list_reports_due(session, enterprise_id, clock.day_of(now + COMING)),
+        reports=own.list_reports_due(session, enterprise_id, due_until) if has_reports else [],
         unused=unused,
         declined=by_state[AllocationState.DECLINED],
         ending=[row for row in usable if row.ends_on <= last and row not in nearly_used and row not in unused],

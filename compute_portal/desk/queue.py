@@ -37,7 +37,7 @@ from ..review.states import AppealState
 from .models import TimetableEntry, TimetableRun
 
 PAGE = 25
-MOST_COUNTED = 500  # of a kind: more than nobody counts
+MOST_COUNTED = 200  # of a kind: more than nobody counts
 DAY = 86_400
 
 

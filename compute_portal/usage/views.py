@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from .. import clock, exports, paging, units
 from ..access import Actor, Permission
+from ..addresses import address
 from ..allocations import queries as allocations
 from ..allocations.states import AllocationState
 from ..bookings import queries as bookings
@@ -27,7 +28,6 @@ from ..forms import show
 from ..guard import actor, allows, log_access, now, one_time, portal, read, tell
 from ..language import N_, typed
 from ..ledger.models import Bucket
-from ..navigation import address
 from ..sentences import NotFound, Refusal, Sentence
 from ..signin.queries import names_of
 from . import queries, service

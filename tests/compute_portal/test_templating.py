@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from markupsafe import Markup, escape
 
 from compute_portal import language, units
+from compute_portal.addresses import address
 from compute_portal.db import Database
 from compute_portal.desk.queue import Kind
-from compute_portal.navigation import address
 from compute_portal.policy import Policy
 from compute_portal.templating import Environment, in_language
 from tests.web import make_app
