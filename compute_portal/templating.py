@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import operator
 import re
 from collections.abc import Callable
 from functools import cache, cached_property, lru_cache
@@ -18,9 +19,8 @@ from typing import Any
 import jinja2
 from flask import Flask, request, url_for
 from flask.templating import Environment as FlaskEnvironment
-from jinja2 import StrictUndefined
-from jinja2.compiler import CodeGenerator
-from jinja2.runtime import Context
+from jinja2 import StrictUndefined, nodes
+from jinja2.compiler import CodeGenerator, Frame
 from markupsafe import Markup, escape
 
 from . import badges, guard, language, navigation
@@ -40,19 +40,6 @@ ROLE_NAMES: dict[Role, str] = {
 }
 
 
-DRAWN_ONCE = {"state_picture": "macros.html", "side_by_side": "menu.html", "one_below_the_other": "menu.html"}
-
-
-class _Context(Context):
-    """What a template calls is called: nothing that ours call wants to be given the context, and to find that out for
-    each of some hundred calls was a seventh of the time of rendering a page."""
-
-    def call(__self, __obj: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        kwargs.pop("_block_vars", None)
-        kwargs.pop("_loop_vars", None)
-        return __obj(*args, **kwargs)
-
-
 def _written(value: Any) -> str:
     """`escape` for what a page is joined of: the kinds that nearly everything is take a tenth of its time."""
     kind = type(value)
@@ -65,7 +52,24 @@ _TO_ESCAPE = re.compile("[&<>\"']").search
 
 
 class _Generator(CodeGenerator):
-    """Every `{{ … }}` goes through `_written`."""
+    """Every `{{ … }}` goes through `_written`, what is called is called, what stands together goes on together."""
+
+    def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:
+        """Without finding out first whether it wants to be given the context: nothing that ours call does."""
+        self.write("environment.called(")
+        self.visit(node.node, frame)
+        self.signature(node, frame, {"caller": "caller"} if forward_caller else None)
+        self.write(")")
+
+    def visit_Output(self, node: nodes.Output, frame: Frame) -> None:
+        """Not piece by piece through a generator for each template that this one extends."""
+        if frame.buffer is not None or frame.require_output_check or len(node.nodes) == 1:
+            super().visit_Output(node, frame)
+            return
+        together = frame.copy()
+        self.buffer(together)
+        super().visit_Output(node, together)
+        self.writeline(f"yield concat({together.buffer})")
 
     def _output_child_pre(self, node: Any, frame: Any, finalize: Any) -> None:
         if frame.eval_ctx.autoescape and not frame.eval_ctx.volatile and finalize.src is None:
@@ -77,9 +81,9 @@ class _Generator(CodeGenerator):
 class Environment(FlaskEnvironment):
     """Flask's environment, which answers with the template as it is compiled for the reader's language."""
 
-    context_class = _Context
     code_generator_class = _Generator
     written = staticmethod(_written)
+    called: Any = staticmethod(operator.call)
 
     @cached_property
     def spoken(self) -> dict[Language, jinja2.Environment]:
@@ -91,7 +95,7 @@ class Environment(FlaskEnvironment):
         env = self.overlay(loader=_Translated(loader, language_))
         env.filters = self.filters | _filters(language_)
         env.globals = self.globals | _globals(language_)
-        env.globals["drawn"] = _drawing(env)
+        env.globals |= _drawing(env)
         return env
 
     def make_globals(self, d: Any) -> Any:
@@ -192,15 +196,32 @@ def _globals(language_: Language) -> dict[str, Any]:
     return {"_": text, "ngettext": number_of, "language": lambda: language_, "html_lang": lambda: HTML_LANG[language_]}
 
 
-def _drawing(env: jinja2.Environment) -> Callable[..., Markup]:
-    """What looks the same on many pages or in every row of a list is drawn once: these macros are told everything that
-    they show."""
+# Macros that are told everything they show, by the template that they stand in.
+DRAWN_ONCE = {
+    "drawn_shape": "macros.html",
+    "drawn_state": "macros.html",
+    "side_by_side": "menu.html",
+    "one_below_the_other": "menu.html",
+}
+
+
+def _drawing(env: jinja2.Environment) -> dict[str, Callable[..., Markup]]:
+    """What looks the same on many pages or in every row of a list is drawn once for each that it can look like."""
 
     @lru_cache(4_096)
     def drawn(macro: str, *values: Any) -> Markup:
         return Markup(getattr(env.get_template(DRAWN_ONCE[macro]).module, macro)(*values))  # noqa: S704
 
-    return drawn
+    def shape(name: str, tone: str = "") -> Markup:
+        return drawn("drawn_shape", name, tone)
+
+    def state_of(kind: str, state: str, size: str = "") -> Markup:
+        return drawn("drawn_state", kind, state, size)
+
+    def state(thing: Any, size: str = "") -> Markup:
+        return drawn("drawn_state", thing.LIFE.kind, thing.state, size)
+
+    return {"drawn": drawn, "shape": shape, "state_of": state_of, "state": state}
 
 
 def _filled_in(text: str, values: dict[str, Any]) -> Markup:
