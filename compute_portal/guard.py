@@ -217,10 +217,12 @@ def portal() -> Portal:
 
 
 def _state() -> _RequestState:
-    kept = g._get_current_object()  # asked five hundred times for a page: through the proxy only once each time
-    if "portal_request" not in kept:
-        kept.portal_request = _RequestState()
-    state: _RequestState = kept.portal_request
+    kept = g._get_current_object()  # asked a hundred times for a page: through the proxy only once each time
+    state: _RequestState
+    try:
+        state = kept.portal_request
+    except AttributeError:
+        state = kept.portal_request = _RequestState()
     return state
 
 

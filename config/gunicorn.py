@@ -6,10 +6,29 @@ import os
 import shutil
 import tempfile
 
+from gunicorn.workers.gthread import ThreadWorker
+
 from config.logs import log_settings
 
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """Takes a connection when one of its threads is free for it. gunicorn's own takes all that come: they wait at a
+    busy worker while another one has nothing to do (its issue 3433).
+    """
+
+    @property
+    def worker_connections(self) -> int:
+        """How many it may hold: those that only wait for their next request keep no thread busy."""
+        waiting = len(self.keepalived_conns) + len(self.pending_conns)
+        return min(self._most, int(self.cfg.threads) + waiting)
+
+    @worker_connections.setter
+    def worker_connections(self, most: int) -> None:
+        self._most = most
+
+
 bind = (os.environ.get("PORTAL_BIND") or f"127.0.0.1:{os.environ.get('PORT') or '8000'}").split(",")
-worker_class = "gthread"
+worker_class = Worker
 workers = int(os.environ.get("PORTAL_WEB_WORKERS") or 2)
 threads = int(os.environ.get("PORTAL_WEB_THREADS") or 4)
 

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from .. import clock, exports, guard, paging
 from ..access import Permission, Role
+from ..addresses import address
 from ..allocations import conflicts
 from ..badges import BADGES
 from ..db import Database
@@ -115,9 +116,31 @@ def queue() -> ResponseReturnValue:
         which=which,
         kinds=KIND_NAMES,
         most=queues.MOST_COUNTED,
-        mail_address=url_for("people.mail"),
+        address_of=_address_of,
         names=names_of(read(), [item.assigned_to for item in found.items]),
     )
+
+
+# Where a thing of the queue is decided: the page, and what its number is called there.
+PAGE_OF: dict[Kind, tuple[str, str]] = {
+    Kind.ENTERPRISE: ("enterprises.record", "enterprise_id"),
+    Kind.REQUEST: ("review.page", "allocation_id"),
+    Kind.CHANGE: ("changes.page", "change_id"),
+    Kind.APPEAL: ("review.appeal_page", "appeal_id"),
+    Kind.REPORT: ("reports.page", "report_id"),
+    Kind.BOOKING: ("bookings.page", "booking_id"),
+}
+
+
+def _address_of(item: queues.Item) -> str:
+    if item.kind in PAGE_OF:
+        page, number = PAGE_OF[item.kind]
+        return address(page, **{number: item.id})
+    if item.kind is Kind.INSTRUCTION and (item.text or "").endswith(" node"):
+        return address("pools.node", node_id=item.target_id)
+    if item.kind is Kind.INSTRUCTION:
+        return address("bookings.page", booking_id=item.target_id)
+    return address("people.mail" if item.kind is Kind.MAIL else "desk.jobs")
 
 
 # -- the cluster ---------------------------------------------------------------------------------------------------

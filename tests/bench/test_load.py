@@ -63,14 +63,14 @@ PAGES = (
 
 @contextlib.contextmanager
 def served(module: str, folder: Path, **environ: str) -> Iterator[tuple[tuple[str, int], psutil.Process]]:
-    """gunicorn with two workers, from the first answer to SIGTERM."""
+    """gunicorn as it is installed, with two workers, from the first answer to SIGTERM."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "gunicorn", "-w", str(WORKERS), "-k", "gthread", "--threads", "4"]
-    command += ["--no-control-socket", "-b", f"127.0.0.1:{port}", "--pythonpath", str(ROOT), module]
+    command = [sys.executable, "-m", "gunicorn", "-c", "config/gunicorn.py", "-w", str(WORKERS), module]
+    environ = {**os.environ, "PORTAL_BIND": f"127.0.0.1:{port}", "PORTAL_LOG_LEVEL": "WARNING"} | environ
     with (folder / f"{port}.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env={**os.environ, **environ}, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
     try:
         for _ in range(300):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -149,7 +149,7 @@ def test_pages_under_load_beside_a_bare_flask_page(database: Database, policy: P
     environ = {
         "PORTAL_ENV": "test", "PORTAL_SECRET_KEY": "s" * 40, "PORTAL_PUBLIC_URL": "http://portal.test",
         "PORTAL_DATABASE_URL": database.url.render_as_string(hide_password=False),
-        "PORTAL_POLICY_FILE": str(ROOT / "config" / "policy.toml"), "PORTAL_LOG_LEVEL": "WARNING",
+        "PORTAL_POLICY_FILE": str(ROOT / "config" / "policy.toml"),
     }  # fmt: skip
     with (
         served(module, tmp_path, PYTHONPATH=path) as (at_bare, bare_process),
