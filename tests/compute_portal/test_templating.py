@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+import jinja2
 import pytest
 from flask import Flask, url_for
 from hypothesis import given
@@ -53,6 +54,30 @@ def test_an_address_is_what_flask_makes_of_it(app: Flask, mounted_at: str) -> No
                 assert address(endpoint, **values) == url_for(endpoint, **values)
         with pytest.raises(Exception, match="booking_id"):
             address("bookings.page")
+
+
+PAGES = {
+    "frame": "<{% block title %}-{% endblock %}>{% set a = 1 %}{{ a }}{{ b }}{% if a %}x{{ self.title() }}{% endif %}"
+    "{% block main %}{{ b }}{% block inner %}{{ b }} of {{ rows|length }}{% endblock %}!{% endblock %}",
+    "page": '{% extends "frame" %}{% macro cell(text, class="") %}<td class="{{ class }}">{{ text }}'
+    "{% if caller is defined %}{{ caller(text) }}{% endif %}</td>{% endmacro %}"
+    "{% block title %}{{ super() }}{{ b }}{% endblock %}"
+    "{% block inner %}{{ super() }}{% set told %}<b>{{ b }}</b>{{ rows[0] }}{% endset %}{{ told }}"
+    "{% for row in rows recursive %}{{ loop.index }}{{ cell(row, class=b) }}"
+    "{% call(text) cell(b) %}{{ text }}{{ row }}{{ b }}{% endcall %}"
+    "{% if row is iterable and row is not string %}{{ loop(row) }}{% endif %}{% else %}none{{ b }}{% endfor %}"
+    '{% filter upper %}{{ b }}{{ rows }}{% endfilter %}{{ dict(x=b)["x"] }}{% endblock %}',
+}
+
+
+@pytest.mark.parametrize("rows", [[], ["<a>", Markup("<i>"), 7, None, ["<c>", ["d"]]]])
+def test_a_page_reads_as_jinja_writes_it(app: Flask, rows: list[object]) -> None:
+    plainly = jinja2.Environment(loader=jinja2.DictLoader(PAGES), autoescape=True)
+    with app.test_request_context("/"):
+        ours = Environment(app, loader=jinja2.DictLoader(PAGES), autoescape=True)
+        for name in PAGES:
+            values = {"b": "<&>", "rows": rows}
+            assert ours.get_template(name).render(values) == plainly.get_template(name).render(values)
 
 
 def test_hours_and_yuan_are_rounded_half_up_as_their_decimals_are() -> None:

@@ -13,7 +13,7 @@ from compute_portal.allocations.models import Allocation
 from compute_portal.ledger.queries import balance
 from compute_portal.policy import Policy
 from compute_portal.usage.forecast import DAY, Forecast, forecast, of_allocation, outlooks
-from compute_portal.usage.freshness import freshness
+from compute_portal.usage.freshness import freshness, span
 from compute_portal.usage.sums import spend
 from tests import walk
 from tests.cast import HOUR, NOW, Cast
@@ -97,6 +97,24 @@ def test_the_stamp_says_until_when_all_is_metered_and_since_when_something_is_mi
             assert (found.missing_since is not None) is missing
         others = freshness(session, cast.stranger, NOW + 9 * HOUR)
         assert (others.metered_until, others.missing_since) == (NOW + 9 * HOUR, None)
+
+
+def test_the_months_with_usage_are_an_enterprises_own_or_for_the_bureau_of_all(cast: Cast, policy: Policy) -> None:
+    walk.run(cast, cast.submit(cast.flexible(gpus=1, hours=2), policy.bookings), at=NOW, until=NOW + HOUR)
+    later = NOW + dt.timedelta(days=40)
+    with cast.database.read_only() as session:
+        for by, whose, months in (
+            (cast.member, None, "2026-11"),
+            (cast.member, cast.yusheng, "2026-11"),
+            (cast.operator, cast.yusheng, "2026-11"),
+            (cast.operator, None, "2026-11"),
+            (cast.operator, cast.stranger.enterprise_id, None),
+            (cast.stranger, None, None),
+            (cast.stranger, cast.yusheng, None),
+        ):
+            found = span(session, by, later, whose)
+            assert (found.first_month, found.last_month) == (months, months)
+            assert found.fresh == freshness(session, by, later, whose)
 
 
 def test_what_a_month_costs_so_far_counts_credits_and_rounds_once(cast: Cast, policy: Policy) -> None:
