@@ -1,4 +1,4 @@
-"""Allocations for pages and forms, each list one query plus one for the balances."""
+"""Allocations for pages and forms, each list one query, with balances."""
 
 from __future__ import annotations
 
