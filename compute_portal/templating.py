@@ -253,7 +253,7 @@ def say(what: Sentence | dict[str, Any] | str | None, language_: Language) -> st
 def _other_page(number: int) -> str:
     """The address of this list at another page, filters kept."""
     kept = {name: value for name, value in request.args.items() if name != "endpoint" and not name.startswith("_")}
-    return address(request.endpoint or "", **{**kept, **(request.view_args or {}), "page": number})
+    return url_for(request.endpoint or "", **{**kept, **(request.view_args or {}), "page": number})
 
 
 def _static(filename: str) -> str:

@@ -5,26 +5,47 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 
 from gunicorn.workers.gthread import ThreadWorker
 
 from config.logs import log_settings
 
+BUSY_SECONDS = 1.0
+
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """Takes a connection when one of its threads is free for it. gunicorn's own takes all that come: they wait at a
-    busy worker while another one has nothing to do (its issue 3433).
+    """Leaves a new connection to the others while all of its threads are busy, for a second. gunicorn's own takes all
+    that come at once: they wait at a busy worker while another one has nothing to do (its issue 3433).
     """
+
+    busy_since: float | None = None
 
     @property
     def worker_connections(self) -> int:
-        """How many it may hold: those that only wait for their next request keep no thread busy."""
-        waiting = len(self.keepalived_conns) + len(self.pending_conns)
-        return min(self._most, int(self.cfg.threads) + waiting)
+        """How many it may hold now. Those that only wait for their next request keep no thread busy; and whoever never
+        stops asking on connections that stay open must not keep newcomers out for good.
+        """
+        in_hand = self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns)
+        if in_hand < self.cfg.threads:
+            self.busy_since = None
+            return self._most
+        self.busy_since = self.busy_since or time.monotonic()
+        return self._most if time.monotonic() - self.busy_since > BUSY_SECONDS else 0
 
     @worker_connections.setter
     def worker_connections(self, most: int) -> None:
         self._most = most
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """At its end it takes those who have come already: nobody else would answer them."""
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                held = -1
+                while held < self.nr_conns:
+                    held = self.nr_conns
+                    self.accept(listener)
+        super().set_accept_enabled(enabled)
 
 
 bind = (os.environ.get("PORTAL_BIND") or f"127.0.0.1:{os.environ.get('PORT') or '8000'}").split(",")

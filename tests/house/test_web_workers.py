@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,12 +23,12 @@ APP = """
 import os, time
 
 def app(environ, start):
-    time.sleep(0.25 if environ["PATH_INFO"] == "/slow" else 0)
+    time.sleep(0.8 if environ["PATH_INFO"] == "/slow" else 0)
     answer = str(os.getpid()).encode()
     start("200 OK", [("Content-Length", str(len(answer)))])
     return [answer]
 """
-ROUNDS = int(os.environ.get("ROUNDS") or 8)
+ROUNDS = int(os.environ.get("ROUNDS") or 4)
 
 
 @contextmanager
@@ -53,29 +55,57 @@ def ask(connection: http.client.HTTPConnection, path: str = "/") -> str:
     return connection.getresponse().read().decode()
 
 
-def test_a_request_does_not_wait_for_a_busy_worker_while_another_has_nothing_to_do(tmp_path: Path) -> None:
-    def slow(port: int) -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        try:
-            return ask(connection, "/slow")
-        finally:
-            connection.close()
+def ask_once(port: int, path: str = "/") -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        return ask(connection, path)
+    finally:
+        connection.close()
 
+
+def test_a_request_does_not_wait_for_a_busy_worker_while_another_has_nothing_to_do(tmp_path: Path) -> None:
     with served(tmp_path, workers=2, threads=1) as port, ThreadPoolExecutor(2) as people:
-        while len({*people.map(slow, [port, port])}) == 1:  # both workers are there
-            pass
+        both = [{*people.map(ask_once, [port, port], ["/slow", "/slow"])} for _ in range(3)]
+        assert len(both[-1]) == 2  # by now both workers are there
         for _ in range(ROUNDS):
-            assert len({*people.map(slow, [port, port])}) == 2
+            assert len({*people.map(ask_once, [port, port], ["/slow", "/slow"])}) == 2
 
 
 @pytest.mark.parametrize("kept", [1, 5])
 def test_a_browser_that_keeps_its_connection_open_is_in_nobodys_way(tmp_path: Path, kept: int) -> None:
     with served(tmp_path, workers=1, threads=1) as port:
-        idle = [http.client.HTTPConnection("127.0.0.1", port, timeout=2) for _ in range(kept)]
+        idle = [http.client.HTTPConnection("127.0.0.1", port, timeout=5) for _ in range(kept)]
         first = [ask(connection) for connection in idle]
         sockets = [connection.sock for connection in idle]
-        other = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-        assert {ask(other), *first, *map(ask, idle)} == {first[0]}
+        assert {ask_once(port), *first, *map(ask, idle)} == {first[0]}
         assert [connection.sock for connection in idle] == sockets  # nobody had to connect anew
-        for connection in (*idle, other):
+        for connection in idle:
             connection.close()
+
+
+def test_who_never_stops_asking_on_open_connections_does_not_keep_a_newcomer_out(tmp_path: Path) -> None:
+    enough = threading.Event()
+
+    def go_on(port: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        while not enough.is_set():
+            ask(connection, "/slow")
+        connection.close()
+
+    with served(tmp_path, workers=1, threads=1) as port, ThreadPoolExecutor(3) as people:
+        asking = [people.submit(go_on, port) for _ in range(3)]
+        try:
+            time.sleep(1.5)
+            assert ask_once(port)
+        finally:
+            enough.set()
+        for each in asking:
+            each.result()
+
+
+def test_who_has_come_before_the_end_is_answered(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as people:
+        with served(tmp_path, workers=1, threads=1) as port:
+            asking = [people.submit(ask_once, port, "/slow") for _ in range(4)]
+            time.sleep(0.6)
+        assert all(each.result() for each in asking)
