@@ -1,7 +1,7 @@
 """One queue of everything that needs a decision: whatever ends first stands first.
 
-One query for a page of it: a UNION ALL of selects that each read their own index and stop after a page's rows. It goes
-on from the last row that was seen, so the thousandth page costs what the first one does.
+One query for a page of it and for how many there are: a UNION ALL of selects that each read their own index and stop
+after a page's rows. It goes on from the last row that was seen, so the thousandth page costs what the first one does.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Rules:
 
 
 def load(session: Session, which: Which, rules: Rules, by: Actor, now: dt.datetime) -> Queue:
-    """Two queries, whatever waits."""
+    """One query, whatever waits."""
     seen = frozenset(kind for kind in Kind if kind is not Kind.MAIL or by.may(Permission.MAIL_VIEW))
     kinds = frozenset(kind for kind in seen if by.may(DEALS_WITH[kind])) if which.mine else seen
     on_postgresql = session.get_bind().dialect.name == "postgresql"
@@ -168,13 +168,29 @@ def load(session: Session, which: Which, rules: Rules, by: Actor, now: dt.dateti
         "roles": list(by.roles),
         "is_operator": Role.OPERATOR in by.roles,
     }
-    of_all = _Narrowed(kinds, which.mine, which.late, rules, on_postgresql)
-    counts = _count(session, of_all, values)
-    wanted = kinds if which.kind is None else kinds & {which.kind}
-    items = _page(session, replace(of_all, kinds=wanted), which.after, values) if wanted else []
-    rest = items[PAGE:]
-    items = items[:PAGE]
-    return Queue(items, items[-1].place if rest else None, counts)
+    if not kinds:
+        return Queue([], None, {})
+    narrowed = _Narrowed(kinds, which.mine, which.late, rules, on_postgresql)
+    counted, query = _asking(narrowed, which.kind, which.after and which.after.kind)
+    place = {} if which.after is None else {"place_due_at": which.after.due_at, "place_id": which.after.id}
+    rows = session.connection().execute(query, values | place).all()
+    counts: dict[Kind, int] = {}
+    for kind, number in zip(counted, rows[0], strict=False):
+        counts[kind] = min(MOST_COUNTED, counts.get(kind, 0) + number)
+    found = [_item(*row[len(counted) :]) for row in rows if row.kind is not None]
+    items = found[:PAGE]
+    return Queue(items, items[-1].place if len(found) > PAGE else None, counts)
+
+
+def _item(
+    kind: str, id: int, due_at: dt.datetime, since_at: dt.datetime, text: str | None, number: int | None,
+    assigned_to: int | None, escalated: int, target_id: int | None,
+    firm: int | None, name: str, name_en: str | None, pool: str | None,
+) -> Item:  # fmt: skip
+    enterprise = None if firm is None else EnterpriseName(firm, name, name_en)
+    return Item(
+        Kind(kind), id, due_at, since_at, text, number, assigned_to, bool(escalated), target_id, enterprise, pool
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,51 +470,23 @@ def _after(kind: Kind, branch: _Branch, place: Kind | None) -> sa.Select[Any]:
     return query.order_by(branch.due, branch.id).limit(written(PAGE + 1))
 
 
-def _count(session: Session, narrowed: _Narrowed, values: Mapping[str, Any]) -> dict[Kind, int]:
-    """Of each kind, at most MOST_COUNTED."""
-    if not narrowed.kinds:
-        return {}
-    kinds, query = _counting(narrowed)
-    counted: dict[Kind, int] = {}
-    for kind, number in zip(kinds, session.connection().execute(query, values).one(), strict=True):
-        counted[kind] = min(MOST_COUNTED, counted.get(kind, 0) + number)
-    return counted
-
-
 @lru_cache(maxsize=64)
-def _counting(narrowed: _Narrowed) -> tuple[list[Kind], sa.Select[*tuple[Any, ...]]]:
-    """A query for one row, and of which kind each of its numbers is."""
-
-    def number(branch: _Branch) -> sa.ScalarSelect[int]:
-        if branch.whole:
-            return sa.select(sa.func.count()).select_from(branch.query.subquery()).scalar_subquery()
-        rows = branch.query.with_only_columns(branch.id).order_by(None).limit(written(MOST_COUNTED))
-        return sa.select(sa.func.count()).select_from(rows.subquery()).scalar_subquery()
-
+def _asking(
+    narrowed: _Narrowed, wanted: Kind | None, after: Kind | None
+) -> tuple[list[Kind], sa.Select[*tuple[Any, ...]]]:
+    """Of which kind each of the first numbers in a row is, and the query: they are the same in every row. Behind them a
+    page's rows and one more, if there is one; if there is none, one row of nothing.
+    """
     branches = _branches(narrowed)
-    return [kind for kind, _branch in branches], sa.select(*(number(branch) for _kind, branch in branches))
-
-
-def _page(session: Session, narrowed: _Narrowed, after: Place | None, values: Mapping[str, Any]) -> list[Item]:
-    """A page's rows and one more, if there is one."""
-    place = {} if after is None else {"place_due_at": after.due_at, "place_id": after.id}
-    found = session.connection().execute(_paging(narrowed, after and after.kind), {**values, **place}).all()
-    return [
-        Item(
-            Kind(kind), id, due_at, since_at, text, number, assigned_to, bool(escalated), target_id,
-            None if firm is None else EnterpriseName(firm, name, name_en), pool,
-        )
-        for kind, id, due_at, since_at, text, number, assigned_to, escalated, target_id, firm, name, name_en, pool
-        in found
-    ]  # fmt: skip
-
-
-@lru_cache(maxsize=64)
-def _paging(narrowed: _Narrowed, after: Kind | None) -> sa.Select[*tuple[Any, ...]]:
-    queries = [_after(kind, branch, after) for kind, branch in _branches(narrowed)]
-    rows = sa.union_all(*(sa.select(query.subquery()) for query in queries)).subquery("waiting")
-    return (
+    counted = sa.select(*(_count(branch).label(f"n{n}") for n, (_kind, branch) in enumerate(branches))).subquery()
+    shown = [_after(kind, branch, after) for kind, branch in branches if wanted in (None, kind)]
+    shown = shown or [branches[0][1].query.where(sa.false())]
+    # Enterprises and pools are looked up for the rows that are shown, not for a page of every kind.
+    every = sa.union_all(*(sa.select(query.subquery()) for query in shown)).subquery()
+    rows = sa.select(every).order_by(every.c.due_at, every.c.kind, every.c.id).limit(written(PAGE + 1)).subquery()
+    query = (
         sa.select(
+            counted,
             rows.c.kind,
             rows.c.id,
             sa.type_coerce(rows.c.due_at, UtcDateTime()),
@@ -513,8 +501,18 @@ def _paging(narrowed: _Narrowed, after: Kind | None) -> sa.Select[*tuple[Any, ..
             Enterprise.name_en,
             Pool.name,
         )
+        .select_from(counted)
+        .outerjoin(rows, sa.true())
         .outerjoin(Enterprise, Enterprise.id == rows.c.enterprise_id)
         .outerjoin(Pool, Pool.id == rows.c.pool_id)
         .order_by(rows.c.due_at, rows.c.kind, rows.c.id)
-        .limit(written(PAGE + 1))
     )
+    return [kind for kind, _branch in branches], query
+
+
+def _count(branch: _Branch) -> sa.ScalarSelect[int]:
+    """At most MOST_COUNTED, in the order of the index: without an order PostgreSQL may read the whole table."""
+    rows = branch.query
+    if not branch.whole:
+        rows = rows.with_only_columns(branch.id).order_by(branch.due).limit(written(MOST_COUNTED))
+    return sa.select(sa.func.count()).select_from(rows.subquery()).scalar_subquery()

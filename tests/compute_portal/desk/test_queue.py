@@ -195,7 +195,7 @@ def test_what_is_not_counted_whole_is_said_to_be_at_least_so_many(
     zhou = sign_in(app, cast.users["zhou"], language="en")
     assert "4 things wait for a decision" in words(zhou.get("/queue"))
     monkeypatch.setattr(queues, "MOST_COUNTED", 3)
-    queues._counting.cache_clear()
+    queues._asking.cache_clear()
     page = words(zhou.get("/queue"))
-    queues._counting.cache_clear()
+    queues._asking.cache_clear()
     assert "At least 3 things wait for a decision" in page and "3+ All" in page
