@@ -31,6 +31,7 @@ from sqlalchemy.orm import Session as Session
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.visitors import InternalTraversal
+from sqlalchemy.util import LRUCache
 
 T = TypeVar("T")
 R = TypeVarTuple("R")
@@ -39,6 +40,7 @@ RETRYABLE = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_det
 ATTEMPTS = 8
 BELIEVED_SECONDS = 30
 PREPARED_MOST = 1_000  # statements that a connection keeps planned: more than the portal has
+COMPILED_MOST = 1_000
 Reader = Session | sa.Connection  # what a query over columns may be given
 Writer = Session | sa.Connection  # what a verb that works on columns alone may be given
 
@@ -196,10 +198,39 @@ class Database:
         self.reading_engine.dispose()
 
 
+class Compiled(LRUCache[Any, Any]):
+    """Statements as they are compiled, found by identity first: most of ours are made once. SQLAlchemy compares them by
+    a tuple that names all their parts, which Python hashes anew each time: up to a tenth of what a page costs.
+    """
+
+    def __init__(self, most: int = COMPILED_MOST) -> None:
+        super().__init__(most)
+        self._by_identity: dict[Any, tuple[Any, Any]] = {}
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        dialect, statement, *rest = key
+        short = (dialect, id(statement), *rest)
+        known = self._by_identity.get(short)
+        if known is not None and known[0] is statement:
+            return known[1]
+        found = super().get(key, default)
+        if found is not None:
+            if len(self._by_identity) >= self.capacity:
+                self._by_identity.clear()  # statements made for one request only; ours are back at their next use
+            self._by_identity[short] = statement, found  # kept along, so that nothing else gets its id
+        return found
+
+
 def _make_engine(url: sa.URL, durable: bool, pool_size: int, *, reading: bool) -> sa.Engine:
     if url.get_backend_name() != "sqlite":
         return _make_postgresql_engine(url, pool_size, reading)
-    engine = sa.create_engine(url, pool_size=pool_size, max_overflow=60, connect_args={"timeout": 15})
+    engine = sa.create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=60,
+        connect_args={"timeout": 15},
+        execution_options={"compiled_cache": Compiled()},
+    )
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: object) -> None:
@@ -276,6 +307,7 @@ def _make_postgresql_engine(url: sa.URL, pool_size: int, reading: bool) -> sa.En
         max_overflow=20,
         pool_use_lifo=True,  # the one used last: what it keeps is still at hand, and idle ones stay idle
         connect_args={"cursor_factory": _Cursor},
+        execution_options={"compiled_cache": Compiled()},
     )
 
     if reading:

@@ -10,11 +10,13 @@ import datetime as dt
 import secrets
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any
 
-from flask import make_response, render_template, request
+from flask import make_response, render_template, request, session
 from flask.typing import ResponseReturnValue
 from flask_wtf import FlaskForm
+from flask_wtf.csrf import generate_csrf
 from markupsafe import Markup, escape
 from wtforms import Field, HiddenField, RadioField, SelectField, StringField, TextAreaField, ValidationError
 from wtforms.fields.choices import SelectChoice
@@ -31,6 +33,20 @@ Message = str | Sentence
 
 def a_form_key() -> str:
     return secrets.token_urlsafe(24)
+
+
+def csrf_token() -> str:
+    """The token of this browser's forms. Its age does not matter (WTF_CSRF_TIME_LIMIT), so it is signed once, not for
+    each page: that took as long as a query.
+    """
+    secret: str | None = session.get("csrf_token")
+    return generate_csrf() if secret is None else _signed(secret)
+
+
+@lru_cache(4_096)
+def _signed(_secret: str) -> str:
+    """For what this request's session holds."""
+    return str(generate_csrf())
 
 
 def attributes(**values: Any) -> Markup:

@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -25,7 +24,7 @@ from hypothesis import HealthCheck, settings
 from sqlalchemy.orm import Session
 
 from compute_portal import schema
-from compute_portal.db import Database
+from compute_portal.db import Compiled, Database
 from compute_portal.policy import Policy, load_policy
 from tests.cast import Cast, make_cast
 from tests.web import give_apps_back
@@ -133,14 +132,14 @@ def _at(server: str, name: str) -> str:
     return sa.make_url(server).set(drivername="postgresql", database=name).render_as_string(hide_password=False)
 
 
-_known: dict[str, tuple[sa.Dialect, dict[Any, Any]]] = {}
+_known: dict[str, tuple[sa.Dialect, Compiled]] = {}
 
 
 def _knowing(database: Database) -> Database:
     """Its engines know the statements that earlier tests compiled: else each test compiles all of its own again."""
     for engine in (database.engine, database.reading_engine):
         dialect, compiled = _known.setdefault(
-            f"{engine.dialect.name} {engine is database.engine}", (engine.dialect, {})
+            f"{engine.dialect.name} {engine is database.engine}", (engine.dialect, Compiled(100_000))
         )
         engine.dialect = dialect  # what was compiled is found again by its dialect, too
         engine.update_execution_options(compiled_cache=compiled)

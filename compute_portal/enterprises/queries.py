@@ -6,20 +6,19 @@ import datetime as dt
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from ..access import SYSTEM, Actor, Role
 from ..db import one_page
-from ..lifecycle import Lifecycle
 from ..sentences import NotFound
 from ..signin import queries as signin
 from ..signin.models import BureauRole, SshKey, User
 from ..signin.queries import SignedIn
 from .models import CreditBreach, Enterprise, Invitation, Membership, RelatedParty
-from .states import LIFE, EnterpriseState, SizeClass
+from .states import EnterpriseState, SizeClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +131,7 @@ def actor_for(session: Session, user_id: int, enterprise_id: int | None = None) 
     return actor
 
 
-@dataclass(frozen=True, slots=True)
-class EnterpriseName:
+class EnterpriseName(NamedTuple):
     """What a list shows of an enterprise."""
 
     id: int
@@ -151,11 +149,9 @@ def get_enterprise(session: Session, enterprise_id: int, by: Actor) -> Enterpris
     return enterprise
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(NamedTuple):
     """An enterprise in the bureau's list. `members` leaves out people whose access was taken away."""
 
-    LIFE: ClassVar[Lifecycle] = LIFE
     id: int
     name: str
     name_en: str | None

@@ -6,10 +6,11 @@ import time
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.util import LRUCache
 
 from compute_portal.bookings.models import Booking
 from compute_portal.bookings.states import BookingState
-from compute_portal.db import Database, Reader, among
+from compute_portal.db import Compiled, Database, Reader, among
 from compute_portal.signin.models import User
 from tests.cast import Cast
 
@@ -49,6 +50,32 @@ def test_a_connection_that_the_server_ended_is_not_used_again(database: Database
     with database.look() as connection:
         assert whose(connection) != reading
     assert database.write(whose) != writing
+
+
+def test_a_statement_that_was_made_once_is_known_again_without_a_comparison(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_once = sa.select(User.name).where(User.id == sa.bindparam("asked"))
+    with database.reading_engine.execution_options(compiled_cache=Compiled()).connect() as connection:
+        for _ in range(2):
+            connection.execute(made_once, {"asked": 1}).all()
+        compared: list[object] = []
+        monkeypatch.setattr(LRUCache, "get", lambda _cache, key, _default: compared.append(key))
+        connection.execute(made_once, {"asked": 1}).all()
+        assert not compared
+        connection.execute(made_once.where(User.disabled_at.is_(None)), {"asked": 1}).all()
+        assert len(compared) == 1
+
+
+def test_statements_made_for_one_request_are_never_taken_for_each_other(
+    database: Database,
+) -> None:
+    with database.reading_engine.execution_options(compiled_cache=Compiled(20)).connect() as connection:
+        for _round in range(2):
+            for n in range(50):
+                assert connection.execute(sa.select(sa.literal_column(str(n)))).scalar_one() == n
+                narrowed = sa.select(sa.literal(n)).where(sa.literal(n) == sa.bindparam("asked"))
+                assert connection.execute(narrowed, {"asked": n}).scalar_one() == n
 
 
 def test_a_list_given_as_one_finds_what_in_finds(database: Database, cast: Cast) -> None:

@@ -209,6 +209,17 @@ def test_every_route_that_changes_something_refuses_a_post_without_a_token(app: 
     assert tried >= 3 * 8
 
 
+def test_a_browsers_forms_carry_one_token_and_anothers_another(app: Flask, cast: Cast) -> None:
+    mine, others = Browser(app).be(cast.users["lin"]), Browser(app).be(cast.users["zhou"])
+    tokens = []
+    for browser in (mine, mine, others):
+        browser.get("/account")
+        tokens.append(browser.token())
+    assert tokens[0] == tokens[1] != tokens[2]
+    answers = [mine.client.post("/theme", data={"csrf_token": token, "theme": "dark"}) for token in tokens[1:]]
+    assert [answer.status_code for answer in answers] == [302, 400]
+
+
 def test_a_token_of_before_sign_in_is_not_good_afterwards(app: Flask, cast: Cast) -> None:
     browser = Browser(app)
     browser.get("/sign-in")
