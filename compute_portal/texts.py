@@ -357,8 +357,11 @@ CATALOGUE: dict[str, str | tuple[str, str]] = {
     "change-limit": "If your company might use {limit:count} cards at once, it would start now.",
     "change-limit-theirs": "If the company might use {limit:count} cards at once, it would start now.",
     "change-room": "With {gpus:count} more free cards it and all before it would start now.",
+    "change-room-alone": "With {gpus:count} more free cards it would start now.",
     "change-room-and-limit": "With {gpus:count} more free cards and a limit of {limit:count} cards it and all before "
     "it would start now.",
+    "change-room-and-limit-alone": "With {gpus:count} more free cards and a limit of {limit:count} cards it would "
+    "start now.",
     "change-next-gpus": (
         "The bookings before it ask for {asked:count} cards, and the pool has {capacity:count}. With {n:count} card it "
         "would be the next in line.",

@@ -278,10 +278,11 @@ def said(change: Change | Forward, waiting: Waiting, size: int) -> Sentence:
     if isinstance(change, Forward):
         return _said_forward(change)
     gpus = change.nodes * size
+    alone = "-alone" if change.nodes == -(-waiting.gpus // size) else ""  # nobody before it needs room, too
     if change.nodes and change.limit is not None:
-        return Sentence("change-room-and-limit", gpus=gpus, limit=change.limit)
+        return Sentence(f"change-room-and-limit{alone}", gpus=gpus, limit=change.limit)
     if change.nodes:
-        return Sentence("change-room", gpus=gpus)
+        return Sentence(f"change-room{alone}", gpus=gpus)
     if change.limit is not None:
         return Sentence("change-limit", limit=change.limit)
     if change.gpus is not None:
