@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
 
-from flask import make_response, render_template, request, session
+from flask import g, make_response, render_template, request, session
 from flask.typing import ResponseReturnValue
 from flask_wtf import FlaskForm
 from flask_wtf.csrf import generate_csrf
@@ -40,12 +40,14 @@ def csrf_token() -> str:
     each page: that took as long as a query.
     """
     secret: str | None = session.get("csrf_token")
-    return generate_csrf() if secret is None else _signed(secret)
+    return generate_csrf() if secret is None or "csrf_token" in g else _signed(secret)
 
 
 @lru_cache(4_096)
 def _signed(_secret: str) -> str:
-    """For what this request's session holds."""
+    """For what this request's session holds. Not to be asked once flask-wtf has signed in this request: it gives that
+    one again, also when the session has got another secret since.
+    """
     return str(generate_csrf())
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 
 import pytest
-from flask import Blueprint, Flask
+from flask import Blueprint, Flask, session
+from flask_wtf.csrf import generate_csrf, validate_csrf
 from sqlalchemy.exc import OperationalError
 from werkzeug.test import TestResponse
 
 from compute_portal.access import ALLOWED, Permission, Role
 from compute_portal.app import HSTS, create_app
 from compute_portal.db import Database
+from compute_portal.forms import csrf_token
 from compute_portal.guard import PUBLIC, access_of, allows, check_every_route, public
 from compute_portal.policy import Policy
 from tests.cast import ROLES, Cast
@@ -218,6 +220,17 @@ def test_a_browsers_forms_carry_one_token_and_anothers_another(app: Flask, cast:
     assert tokens[0] == tokens[1] != tokens[2]
     answers = [mine.client.post("/theme", data={"csrf_token": token, "theme": "dark"}) for token in tokens[1:]]
     assert [answer.status_code for answer in answers] == [302, 400]
+
+
+def test_a_session_that_gets_another_secret_within_a_request_gets_tokens_of_that_one(app: Flask) -> None:
+    with app.test_request_context():
+        session["csrf_token"] = "before"
+        generate_csrf()  # as a form does that is sent
+        session["csrf_token"] = "afterwards"
+        csrf_token()
+    with app.test_request_context():
+        session["csrf_token"] = "afterwards"
+        validate_csrf(csrf_token())
 
 
 def test_a_token_of_before_sign_in_is_not_good_afterwards(app: Flask, cast: Cast) -> None:

@@ -120,6 +120,9 @@ def test_it_is_narrowed_to_a_kind_to_what_is_late_and_to_what_one_may_decide(cas
     assert {item.kind for item in load(cast, policy, Which(mine=True), by=admin).items} <= {
         Kind.MAIL, Kind.JOB, Kind.REQUEST, Kind.APPEAL,
     }  # fmt: skip
+    of_others = load(cast, policy, Which(kind=Kind.BOOKING, mine=True), by=admin)
+    assert not of_others.items and of_others.counts == load(cast, policy, Which(mine=True), by=admin).counts
+    assert of_others.total
 
 
 def test_an_instruction_that_was_given_again_and_a_job_that_ran_since_do_not_wait(cast: Cast, policy: Policy) -> None:
